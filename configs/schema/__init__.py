@@ -1,0 +1,51 @@
+"""Typed schemas of every key a user can set. Imports nothing but the standard library."""
+
+from configs.schema.algorithm import AlgorithmConfig, Anchor, Normalization, OptimizerConfig, Schedule, WarmStartConfig
+from configs.schema.data import (
+    ChatTemplate,
+    DataConfig,
+    EvaluationConfig,
+    PromptStyle,
+    RewardsConfig,
+    SamplingConfig,
+    TaskConfig,
+)
+from configs.schema.model import LIGHTNING, SOFTMAX, ModelConfig
+from configs.schema.run import ModelSection, RunConfig
+from configs.schema.system import (
+    CheckpointConfig,
+    ClusterConfig,
+    LearnerConfig,
+    Precision,
+    RolloutConfig,
+    TrackingConfig,
+    TrackingMode,
+)
+
+__all__ = [
+    "LIGHTNING",
+    "SOFTMAX",
+    "AlgorithmConfig",
+    "Anchor",
+    "ChatTemplate",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "LearnerConfig",
+    "ModelConfig",
+    "ModelSection",
+    "Normalization",
+    "OptimizerConfig",
+    "Precision",
+    "PromptStyle",
+    "RewardsConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "Schedule",
+    "TaskConfig",
+    "TrackingConfig",
+    "TrackingMode",
+    "WarmStartConfig",
+]

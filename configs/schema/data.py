@@ -1,0 +1,78 @@
+"""Where prompts come from, how they are shown to the policy, and how answers are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Dict, List, Optional
+
+
+class ChatTemplate(str, Enum):
+    plain = "plain"  # the prompt text as it is
+    minimax_m1 = "minimax_m1"  # the release's turns, ending in the assistant's opening
+
+
+class PromptStyle(str, Enum):
+    question = "question"  # the generator's own wording
+    compact = "compact"  # the bare expression, for models that read characters
+
+
+@dataclass
+class TaskConfig:
+    """One family of generated problems. `params` go to the family's generator, which checks their names."""
+
+    family: str = "chain_sum"
+    weight: float = 1.0
+    params: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Either generated `tasks`, or `train`/`eval` as a local .jsonl/.parquet file or a hub dataset's name."""
+
+    tasks: List[TaskConfig] = field(default_factory=list)
+    prompt_style: PromptStyle = PromptStyle.question
+    train: Optional[str] = None
+    train_split: str = "train"
+    eval: Optional[str] = None
+    eval_split: str = "test"
+    subset: Optional[str] = None  # a hub dataset's configuration name
+    prompt_key: str = "question"
+    answer_key: str = "answer"
+    answer_pattern: Optional[str] = None  # regex; its first group is the gold answer
+    instruction: str = ""  # appended to each prompt
+    system: str = ""
+    verifier: str = "math"  # for files and hub datasets; generated tasks bring their own
+    tokenizer: str = "bytes"  # "bytes", "checkpoint", or whatever AutoTokenizer takes
+    chat_template: ChatTemplate = ChatTemplate.plain
+    max_prompt_tokens: int = 1024
+    held_out_percent: int = 10  # share of all possible generated problems that training never sees
+
+
+@dataclass
+class RewardsConfig:
+    correct_weight: float = 1.0
+    format_weight: float = 0.0  # a closed think block with an answer after it
+    overlong_weight: float = 0.0  # DAPO's soft overlong penalty
+    overlong_cache_tokens: int = 0  # tokens before the limit where the penalty begins
+    clip_min: float = -1.0
+    clip_max: float = 1.0
+    processes: int = 1  # isolated verifier processes per rollout worker
+    timeout_s: float = 5.0  # deadline of one verification, kept by the parent
+    memory_mb: int = 1024  # address space of one verifier process above its idle size
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = 1.0
+    max_tokens: int = 64
+    repetition_tokens: int = 3000  # stop after this many consecutive tokens ...
+    repetition_probability: float = 0.99  # ... each above this probability (M1)
+
+
+@dataclass
+class EvaluationConfig:
+    problems: int = 512
+    samples: int = 1  # responses a problem
+    every: int = 0  # steps between evaluations; 0: only before and after
+    temperature: float = 1.0

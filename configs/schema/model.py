@@ -1,0 +1,105 @@
+"""The shape of a MiniMax-Text-01 / M1 network, in the field names of the released `config.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional
+
+LIGHTNING, SOFTMAX = 0, 1
+
+
+@dataclass
+class ModelConfig:
+    """Numbers that define the network. Field names are the release's; unset (None) ones are derived.
+
+    `attn_type_list[i]` is 0 for a lightning layer and 1 for a softmax layer. Left out, every
+    `softmax_every`-th layer is softmax, as in the release (7, 15, ..., 79 of 80). The three `alpha`s
+    left out become DeepNorm's (2 * layers) ** 0.25.
+    """
+
+    vocab_size: int = 272
+    hidden_size: int = 128
+    intermediate_size: int = 128
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    head_dim: int = 32
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    softmax_every: int = 8
+    attn_type_list: Optional[List[int]] = None
+    rotary_dim: Optional[int] = None
+    rope_theta: float = 10_000_000.0
+    rms_norm_eps: float = 1e-5
+    linear_norm_eps: float = 1e-6
+    postnorm: bool = True
+    layernorm_linear_attention_alpha: Optional[float] = None
+    layernorm_linear_attention_beta: float = 1.0
+    layernorm_full_attention_alpha: Optional[float] = None
+    layernorm_full_attention_beta: float = 1.0
+    layernorm_mlp_alpha: Optional[float] = None
+    layernorm_mlp_beta: float = 1.0
+    shared_intermediate_size: int = 0
+    router_aux_loss_coef: float = 0.001
+    router_jitter_noise: float = 0.0
+    max_position_embeddings: int = 10_240_000
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    @property
+    def layer_types(self) -> List[int]:
+        if self.attn_type_list is not None:
+            return list(self.attn_type_list)
+        return [SOFTMAX if (i + 1) % self.softmax_every == 0 else LIGHTNING for i in range(self.num_hidden_layers)]
+
+    @property
+    def rope_dims(self) -> int:
+        """Leading dims of each head that rotate."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    def attention_alpha(self, layer: int) -> float:
+        full = self.layer_types[layer] == SOFTMAX
+        given = self.layernorm_full_attention_alpha if full else self.layernorm_linear_attention_alpha
+        return self._deepnorm_alpha if given is None else given
+
+    def attention_beta(self, layer: int) -> float:
+        full = self.layer_types[layer] == SOFTMAX
+        return self.layernorm_full_attention_beta if full else self.layernorm_linear_attention_beta
+
+    @property
+    def mlp_alpha(self) -> float:
+        return self._deepnorm_alpha if self.layernorm_mlp_alpha is None else self.layernorm_mlp_alpha
+
+    @property
+    def _deepnorm_alpha(self) -> float:
+        return (2 * self.num_hidden_layers) ** 0.25
+
+    def problems(self) -> List[str]:
+        """What contradicts itself, one line each, naming the key; empty when the shape is sound."""
+        found = []
+        positive = (
+            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+            "head_dim num_local_experts num_experts_per_tok softmax_every max_position_embeddings"
+        )
+        for name in positive.split():
+            if getattr(self, name) < 1:
+                found.append(f"{name}={getattr(self, name)}: must be at least 1")
+        if found:
+            return found
+        if self.num_attention_heads % self.num_key_value_heads:
+            found.append(
+                f"num_key_value_heads={self.num_key_value_heads}: must divide num_attention_heads={self.num_attention_heads}"
+            )
+        if self.num_experts_per_tok > self.num_local_experts:
+            found.append(
+                f"num_experts_per_tok={self.num_experts_per_tok}: more than num_local_experts={self.num_local_experts}"
+            )
+        if self.rope_dims % 2 or not 0 < self.rope_dims <= self.head_dim:
+            found.append(f"rotary_dim={self.rope_dims}: must be even and at most head_dim={self.head_dim}")
+        if len(self.layer_types) != self.num_hidden_layers:
+            found.append(
+                f"attn_type_list: {len(self.layer_types)} entries for num_hidden_layers={self.num_hidden_layers}"
+            )
+        if any(kind not in (LIGHTNING, SOFTMAX) for kind in self.layer_types):
+            found.append("attn_type_list: entries must be 0 (lightning) or 1 (softmax)")
+        return found

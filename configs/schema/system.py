@@ -1,0 +1,58 @@
+"""Machines and bookkeeping: learner ranks, rollout workers, Ray, checkpoints, tracking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Optional
+
+
+class Precision(str, Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"  # activations; parameters, router, lightning state and LM head stay float32
+
+
+class TrackingMode(str, Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass
+class LearnerConfig:
+    world_size: int = 1
+    zero_stage: int = 1
+    offload: bool = False  # optimizer state in host memory; needs zero_stage >= 1 and a GPU
+    micro_batch_tokens: int = 16384  # packed tokens of one forward + backward on one rank
+    activation_checkpointing: bool = False
+    precision: Precision = Precision.float32
+    threads: int = 0  # CPU threads a rank; 0: the machine's cores / world_size
+
+
+@dataclass
+class RolloutConfig:
+    workers: int = 2
+    slots: int = 512  # sequences one worker decodes at once
+    prefill_tokens: int = 16384  # prompt tokens of one prefill call
+    threads: int = 0  # CPU threads a worker; 0: the machine's cores / workers
+    max_restarts: int = 3  # times a dead worker is replaced before the run gives up
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 0  # steps; 0: only at the end and when stopped
+    keep: int = 2
+
+
+@dataclass
+class TrackingConfig:
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "lightning-cispo"
+    entity: Optional[str] = None
+    progress: bool = True  # progress bars
+
+
+@dataclass
+class ClusterConfig:
+    address: Optional[str] = None  # of a running Ray cluster; unset: one is started here and stopped at the end
+    object_store_mb: int = 256
