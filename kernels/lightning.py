@@ -1,0 +1,133 @@
+"""Lightning attention: linear attention with a fixed exponential decay per head.
+
+    S_t = exp(-s) S_{t-1} + k_t v_t^T        o_t = q_t^T S_t        (no 1/sqrt(D) scale)
+
+Source: MiniMax-01 report (arXiv 2501.08313) and Lightning Attention-2 (arXiv 2401.04658). Decays are only ever formed as
+exp(-s * distance) with distance >= 0: exp(+s * i) overflows float32 for the steep heads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Chunks(NamedTuple):
+    """Packed sequences cut into chunks of at most C tokens that never cross a sequence border."""
+
+    index_NC: Tensor  # int64 row of the packed tensors; out-of-chunk entries point at row 0
+    valid_NC: Tensor  # bool
+    lengths_N: Tensor  # int64 tokens in each chunk
+    first_S: Tensor  # int64 first chunk of each sequence
+    counts_S: list[int]  # chunks of each sequence
+
+
+def cut_into_chunks(cu_seqlens: Tensor, chunk_size: int) -> Chunks:
+    """Chunk table of packed sequences. `cu_seqlens`: int [S + 1], from 0 to T; empty sequences are allowed."""
+    lengths_S = (cu_seqlens[1:] - cu_seqlens[:-1]).long()
+    counts_S = (lengths_S + chunk_size - 1) // chunk_size
+    first_S = counts_S.cumsum(0) - counts_S
+    sequence_N = torch.repeat_interleave(torch.arange(len(lengths_S), device=cu_seqlens.device), counts_S)
+    offset_N = (torch.arange(len(sequence_N), device=cu_seqlens.device) - first_S[sequence_N]) * chunk_size
+    lengths_N = (lengths_S[sequence_N] - offset_N).clamp(max=chunk_size)
+    within_C = torch.arange(chunk_size, device=cu_seqlens.device)
+    valid_NC = within_C < lengths_N[:, None]
+    index_NC = (cu_seqlens.long()[sequence_N] + offset_N)[:, None] + within_C
+    return Chunks(index_NC.where(valid_NC, 0), valid_NC, lengths_N, first_S, counts_S.tolist())
+
+
+def lightning_attention(
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    slopes_H: Tensor,
+    cu_seqlens: Tensor,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    chunk_size: int = 64,
+) -> tuple[Tensor, Tensor | None]:
+    """Lightning attention over packed rows, chunk by chunk; the torch reference.
+
+    Args:
+        q_THD, k_THD, v_THD: [T, H, D] in any float dtype; sums run in float32 (float64 for float64 input).
+        slopes_H: [H] decay per token and head, positive, float32 or float64.
+        cu_seqlens: int [S + 1] sequence borders, from 0 to T.
+        initial_state: [S, H, D, D] (key dim, value dim), float32 or float64; zeros if absent.
+    Returns: o [T, H, D] in q's dtype, and the final state [S, H, D, D] if asked for.
+    Raises: ValueError if cu_seqlens does not end at T.
+    """
+    tokens, heads, dim = q_THD.shape
+    if int(cu_seqlens[-1]) != tokens:
+        raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {tokens} tokens")
+    compute = torch.float64 if q_THD.dtype == torch.float64 else torch.float32
+    longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max()) if len(cu_seqlens) > 1 else 0
+    chunk_size = min(chunk_size, max(8, (longest + 7) // 8 * 8))
+    chunks = cut_into_chunks(cu_seqlens, chunk_size)
+    slopes_H = slopes_H.to(compute)
+
+    def tiles(x_THD: Tensor) -> Tensor:
+        gathered = x_THD.to(compute)[chunks.index_NC.flatten()].view(*chunks.index_NC.shape, heads, dim)
+        return gathered.masked_fill(~chunks.valid_NC[..., None, None], 0).transpose(1, 2)
+
+    q_NHCD, k_NHCD, v_NHCD = tiles(q_THD), tiles(k_THD), tiles(v_THD)
+    steps_C = torch.arange(chunk_size, device=q_THD.device)
+    distance_CC = (steps_C[:, None] - steps_C).clamp(min=0)
+    mask_HCC = torch.exp(-slopes_H[:, None, None] * distance_CC).tril()
+    o_NHCD = (q_NHCD @ k_NHCD.transpose(-1, -2) * mask_HCC) @ v_NHCD
+
+    final = None
+    if initial_state is not None or output_final_state or max(chunks.counts_S, default=0) > 1:
+        left_NC = (chunks.lengths_N[:, None] - 1 - steps_C).clamp(min=0)
+        k_decay_NHC = torch.exp(-slopes_H[:, None] * left_NC[:, None])
+        added_NHDD = (k_NHCD * k_decay_NHC[..., None]).transpose(-1, -2) @ v_NHCD
+        kept_NH = torch.exp(-slopes_H * chunks.lengths_N[:, None])
+        incoming_NHDD, final = _scan(chunks, added_NHDD, kept_NH, initial_state)
+        q_decay_HC = torch.exp(-slopes_H[:, None] * (steps_C + 1))
+        o_NHCD = o_NHCD + (q_NHCD * q_decay_HC[..., None]) @ incoming_NHDD
+    o_THD = o_NHCD.transpose(1, 2)[chunks.valid_NC].to(q_THD.dtype)
+    return o_THD, final if output_final_state else None
+
+
+def _scan(chunks: Chunks, added: Tensor, kept_NH: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """State entering every chunk [N, H, D, D], and the state after every sequence [S, H, D, D]."""
+    counts_S = torch.tensor(chunks.counts_S, device=added.device)
+    shape = (len(chunks.counts_S), *added.shape[1:])
+    state = added.new_zeros(shape) if initial_state is None else initial_state.to(added.dtype)
+    incoming, order = [], []
+    for step in range(max(chunks.counts_S, default=0)):
+        active_S = (counts_S > step).nonzero().squeeze(1)
+        chunk_ids = chunks.first_S[active_S] + step
+        entering = state[active_S]
+        incoming.append(entering)
+        order.append(chunk_ids)
+        leaving = entering * kept_NH[chunk_ids][..., None, None] + added[chunk_ids]
+        state = leaving if len(active_S) == len(state) else state.index_copy(0, active_S, leaving)
+    if not incoming:
+        return added, state
+    return torch.cat(incoming)[torch.cat(order).argsort()], state
+
+
+def lightning_recurrent(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, slopes_H: Tensor, state_HDD: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The definition itself, one sequence, token by token: o [T, H, D] and the final state [H, D, D]."""
+    tokens, heads, dim = q_THD.shape
+    state = q_THD.new_zeros(heads, dim, dim) if state_HDD is None else state_HDD
+    decay_H11 = torch.exp(-slopes_H.to(state.dtype))[:, None, None]
+    out = []
+    for t in range(tokens):
+        state = decay_H11 * state + k_THD[t, :, :, None] * v_THD[t, :, None, :]
+        out.append(torch.einsum("hd,hde->he", q_THD[t], state))
+    return torch.stack(out) if out else torch.zeros_like(v_THD), state
+
+
+def lightning_decode(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
+    """One token for each of B sequences; `state_BHDD` (float32, contiguous) is updated in place. Returns o [B, H, D]."""
+    batch, heads, dim = q_BHD.shape
+    flat = state_BHDD.view(batch * heads, dim, dim)
+    k, v, q = (x.to(flat.dtype).reshape(batch * heads, dim) for x in (k_BHD, v_BHD, q_BHD))
+    state_BHDD.mul_(torch.exp(-slopes_H.to(flat.dtype))[:, None, None])
+    flat.baddbmm_(k[:, :, None], v[:, None, :])
+    return torch.bmm(q[:, None, :], flat).view(batch, heads, dim).to(q_BHD.dtype)

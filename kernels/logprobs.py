@@ -1,0 +1,65 @@
+"""LM head to log-probabilities of given tokens, never holding [T, V]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Rows of logits that stand at one time: 2^24 float32 numbers, 64 MiB.
+_LOGITS_AT_ONCE = 1 << 24
+
+
+def head_logprobs(
+    hidden_TX: Tensor, weight_VX: Tensor, targets_T: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """log softmax(hidden @ weight^T / temperature)[target] and the entropy of that distribution, both differentiable.
+
+    Args: hidden_TX [T, X], weight_VX [V, X] in any float dtype; targets_T int64 [T].
+    Returns: logprobs [T], entropy [T] in nats, float32 (float64 if the hidden states are).
+    Logits are formed in float32 or better: bf16 rounding of them is the main source of trainer-sampler mismatch.
+    """
+    return _HeadLogprobs.apply(hidden_TX, weight_VX, targets_T, temperature)
+
+
+class _HeadLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature):
+        compute = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        wide_weight = weight.to(compute)
+        logprobs = torch.empty(len(targets), dtype=compute, device=hidden.device)
+        lse, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        for rows in _row_slices(hidden, weight):
+            logits = hidden[rows].to(compute) @ wide_weight.T / temperature
+            lse[rows] = logits.logsumexp(-1)
+            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - lse[rows]
+            probs = (logits - lse[rows, None]).exp_()
+            entropy[rows] = lse[rows] - (probs * logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, targets, lse, entropy)
+        ctx.temperature = temperature
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, grad_logprobs, grad_entropy):
+        hidden, weight, targets, lse, entropy = ctx.saved_tensors
+        wide_weight = weight.to(lse.dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(wide_weight)
+        entropy_matters = bool(grad_entropy.any())
+        for rows in _row_slices(hidden, weight):
+            wide_hidden = hidden[rows].to(lse.dtype)
+            logp = (wide_hidden @ wide_weight.T).div_(ctx.temperature).sub_(lse[rows, None])
+            probs = logp.exp()
+            # d logprob / d logit = onehot - p;  d entropy / d logit = -p (log p + entropy)
+            grad_logits = probs * -grad_logprobs[rows, None]
+            if entropy_matters:
+                grad_logits -= probs * (logp + entropy[rows, None]) * grad_entropy[rows, None]
+            grad_logits.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None].to(lse.dtype))
+            grad_logits /= ctx.temperature
+            grad_hidden[rows] = (grad_logits @ wide_weight).to(hidden.dtype)
+            grad_weight.addmm_(grad_logits.T, wide_hidden)
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def _row_slices(hidden_TX: Tensor, weight_VX: Tensor) -> list[slice]:
+    rows = max(1, _LOGITS_AT_ONCE // len(weight_VX))
+    return [slice(start, start + rows) for start in range(0, len(hidden_TX), rows)]

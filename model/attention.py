@@ -1,0 +1,105 @@
+"""The two token mixers: lightning attention and softmax attention with grouped keys."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import ModelConfig
+from kernels.attention import decode_attention, varlen_attention
+from kernels.lightning import lightning_attention, lightning_decode
+from model.layers import Linear, Packed, RMSNorm, join_packed, rotate
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """ALiBi's slopes; head counts that aren't powers of two take every other slope of the next power (Press et al. 2021)."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (h + 1) / power) for h in range(power)]
+    if power < heads:
+        slopes += alibi_slopes(2 * power)[0::2][: heads - power]
+    return slopes
+
+
+@functools.lru_cache(maxsize=None)
+def layer_slopes(heads: int, layer: int, layers: int, device: torch.device) -> Tensor:
+    """Decay per token of each head [H], float64: kernels take it to float32. bf16 would round exp(-s) to 1 for many heads."""
+    factor = 1 - layer / (layers - 1) + 1e-5 if layers > 1 else 1 + 1e-5
+    return torch.tensor(alibi_slopes(heads), dtype=torch.float64, device=device) * factor
+
+
+class LightningAttention(nn.Module):
+    """silu(qkv) interleaved per head, linear attention with decay, RMSNorm over all heads, sigmoid output gate."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.heads, self.dim = config.num_attention_heads, config.head_dim
+        self.layer, self.layers = layer, config.num_hidden_layers
+        width = self.heads * self.dim
+        self.qkv_proj = Linear(config.hidden_size, 3 * width)
+        self.output_gate = Linear(config.hidden_size, width)
+        self.out_proj = Linear(width, config.hidden_size)
+        self.norm = RMSNorm(width, config.linear_norm_eps)
+
+    def _qkv(self, x_TX: Tensor) -> tuple[Tensor, ...]:
+        return F.silu(self.qkv_proj(x_TX)).view(len(x_TX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
+
+    def _slopes(self, device: torch.device) -> Tensor:
+        return layer_slopes(self.heads, self.layer, self.layers, device)
+
+    def _output(self, x_TX: Tensor, o_THD: Tensor) -> Tensor:
+        return self.out_proj(torch.sigmoid(self.output_gate(x_TX)) * self.norm(o_THD.flatten(1)))
+
+    def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
+        past = packed.past.states[self.layer] if packed.past else None
+        wanted = packed.future is not None
+        o_THD, state = lightning_attention(
+            *self._qkv(x_TX), self._slopes(x_TX.device), packed.cu_seqlens, past, output_final_state=wanted
+        )
+        if packed.future is not None and state is not None:
+            packed.future.states[self.layer] = state
+        return self._output(x_TX, o_THD)
+
+    def decode(self, x_BX: Tensor, state_BHDD: Tensor) -> Tensor:
+        """One token a sequence; the state is updated in place."""
+        return self._output(x_BX, lightning_decode(*self._qkv(x_BX), self._slopes(x_BX.device), state_BHDD))
+
+
+class SoftmaxAttention(nn.Module):
+    """Causal attention with grouped keys; RoPE on the first `rope_dims` of each head."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.dim = layer, config.head_dim
+        width, kv_width = config.num_attention_heads * self.dim, config.num_key_value_heads * self.dim
+        self.q_proj = Linear(config.hidden_size, width)
+        self.k_proj = Linear(config.hidden_size, kv_width)
+        self.v_proj = Linear(config.hidden_size, kv_width)
+        self.o_proj = Linear(width, config.hidden_size)
+
+    def _qkv(self, x_TX: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (proj(x_TX).view(len(x_TX), -1, self.dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
+        q, k, v = self._qkv(x_TX, packed.cos, packed.sin)
+        if packed.past is not None:
+            lengths_S = packed.past.lengths_S
+            k = join_packed(packed.past.keys[self.layer], lengths_S, k, packed.cu_seqlens)
+            v = join_packed(packed.past.values[self.layer], lengths_S, v, packed.cu_seqlens)
+        if packed.future is not None:
+            packed.future.keys[self.layer], packed.future.values[self.layer] = k, v
+        o_THD = varlen_attention(q, k, v, packed.cu_seqlens, packed.cu_seqlens_k)
+        return self.o_proj(o_THD.flatten(1))
+
+    def decode(
+        self, x_BX: Tensor, cos: Tensor, sin: Tensor, keys_BLKD: Tensor, values_BLKD: Tensor, positions_B: Tensor
+    ) -> Tensor:
+        """One token a sequence at `positions_B`; its key and value are written into the cache."""
+        q, k, v = self._qkv(x_BX, cos, sin)
+        rows = torch.arange(len(x_BX), device=x_BX.device)
+        keys_BLKD[rows, positions_B], values_BLKD[rows, positions_B] = k, v
+        return self.o_proj(decode_attention(q, keys_BLKD, values_BLKD, positions_B + 1).flatten(1))

@@ -1,0 +1,90 @@
+"""What every layer is made of: norm, linear map, rotary embedding, and the state carried between calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class RMSNorm(nn.Module):
+    """weight * (x / rms(x)) with the sum in float32, cast back before the weight (Llama's order)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(at_least_float32(x.dtype))
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight.to(x.dtype) * normed.to(x.dtype)
+
+
+class Linear(nn.Module):
+    """y = x W^T without bias, computed in x's dtype: float32 master weights serve bf16 activations."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+def rotary_tables(positions_T: Tensor, dims: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos, sin [T, dims / 2] in float32 or float64; computed when needed, as a table for 10M positions takes gigabytes."""
+    dtype = at_least_float32(dtype)
+    exponent = torch.arange(0, dims, 2, dtype=dtype, device=positions_T.device) / dims
+    angles = positions_T.to(dtype)[:, None] * theta**-exponent
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split (neox) rotation of the first 2 * cos.shape[1] dims of each head; the rest passes through."""
+    half = cos.shape[1]
+    first, second, rest = x_THD.split([half, half, x_THD.shape[-1] - 2 * half], dim=-1)
+    a, b = first.to(cos.dtype), second.to(cos.dtype)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([(a * cos - b * sin).to(x_THD.dtype), (b * cos + a * sin).to(x_THD.dtype), rest], dim=-1)
+
+
+@dataclass
+class Context:
+    """What S packed sequences leave behind for their continuation, by layer index."""
+
+    lengths_S: Tensor  # int64 tokens so far
+    states: dict[int, Tensor] = field(default_factory=dict)  # lightning: [S, H, D, D]
+    keys: dict[int, Tensor] = field(default_factory=dict)  # softmax: packed [sum of lengths, Kv, D]
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Packed:
+    """The geometry of one pass over packed rows, shared by its layers."""
+
+    cu_seqlens: Tensor  # int64 [S + 1]
+    cos: Tensor
+    sin: Tensor
+    past: Context | None = None
+    future: Context | None = None  # filled by the layers when the caller wants to go on
+
+    @property
+    def cu_seqlens_k(self) -> Tensor:
+        """Borders of the keys, left context included."""
+        if self.past is None:
+            return self.cu_seqlens
+        return self.cu_seqlens + F.pad(self.past.lengths_S.cumsum(0), (1, 0))
+
+
+def join_packed(old_UKD: Tensor, old_lengths_S: Tensor, new_TKD: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Packed rows of S sequences, each followed by its new rows."""
+    olds = old_UKD.split(old_lengths_S.tolist())
+    news = new_TKD.split((cu_seqlens[1:] - cu_seqlens[:-1]).tolist())
+    return torch.cat([part for pair in zip(olds, news, strict=True) for part in pair])

@@ -1,0 +1,64 @@
+"""Mixture of experts: fp32 router, top-k renormalised, stacked experts, no token dropped."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import ModelConfig
+from kernels.experts import moe_experts
+from model.layers import Linear, at_least_float32
+
+
+class Experts(nn.Module):
+    """All experts as two stacked parameters, which is what ZeRO, grouped GEMM and weight publication want."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        experts, inner, hidden = config.num_local_experts, config.intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+
+    def forward(self, x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        return moe_experts(x_TX, expert_TK, weight_TK, self.gate_up_proj, self.down_proj)
+
+
+class MoE(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.top_k, self.jitter = config.num_experts_per_tok, config.router_jitter_noise
+        self.gate = Linear(config.hidden_size, config.num_local_experts)
+        self.experts = Experts(config)
+
+    def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns y [T, X] and the router logits [T, E] in float32 or better."""
+        if self.training and self.jitter > 0:
+            x_TX = x_TX * torch.empty_like(x_TX).uniform_(1 - self.jitter, 1 + self.jitter)
+        logits_TE = self.gate(x_TX.to(at_least_float32(x_TX.dtype)))
+        weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.top_k, dim=-1)
+        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+        return self.experts(x_TX, expert_TK, weight_TK), logits_TE
+
+
+class SharedExpert(nn.Module):
+    """A dense SwiGLU beside the experts; only in configs with shared_intermediate_size > 0, which the releases are not."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.shared_intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.shared_intermediate_size)
+        self.down_proj = Linear(config.shared_intermediate_size, config.hidden_size)
+
+    def forward(self, x_TX: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_TX)) * self.up_proj(x_TX))
+
+
+def load_balancing_loss(router_logits: list[Tensor], top_k: int) -> Tensor:
+    """E * sum_e (share of the top-k choices)_e * (mean probability)_e over all layers' tokens; top_k when balanced.
+
+    router_logits: [T, E] a layer. As the released code defines it, before the coefficient.
+    """
+    probs_NE = torch.cat(router_logits).softmax(-1)
+    chosen_NKE = F.one_hot(probs_NE.topk(top_k, dim=-1).indices, probs_NE.shape[-1]).to(probs_NE.dtype)
+    return probs_NE.shape[-1] * (chosen_NKE.mean(0) * probs_NE.mean(0)).sum()

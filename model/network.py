@@ -1,0 +1,141 @@
+"""The network of MiniMax-Text-01 and M1: one definition for learner and sampler."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from configs.schema import SOFTMAX, ModelConfig
+from kernels.logprobs import head_logprobs
+from model.attention import LightningAttention, SoftmaxAttention
+from model.layers import Context, Linear, Packed, RMSNorm, at_least_float32, rotary_tables
+from model.moe import MoE, SharedExpert
+
+
+class Output(NamedTuple):
+    hidden_TX: Tensor  # after the final norm
+    router_logits: list[Tensor]  # a layer: [T, E], float32 or better
+    context: Context | None  # for continuing the sequences, if asked for
+
+
+class DecoderLayer(nn.Module):
+    """Attention and experts, each around a residual that, post-norm, is the *normalised* input times alpha."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        softmax = config.layer_types[layer] == SOFTMAX
+        self.self_attn = SoftmaxAttention(config, layer) if softmax else LightningAttention(config, layer)
+        self.mlp = MoE(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if config.shared_intermediate_size > 0:
+            self.shared_mlp = SharedExpert(config)
+            self.coefficient = Linear(config.hidden_size, 1)
+        self.postnorm = config.postnorm
+        self.attention_scale = config.attention_alpha(layer), config.attention_beta(layer)
+        self.mlp_scale = config.mlp_alpha, config.layernorm_mlp_beta
+
+    def _residual(self, x: Tensor, normed: Tensor, update: Tensor, scale: tuple[float, float]) -> Tensor:
+        alpha, beta = scale
+        return (normed if self.postnorm else x) * alpha + update * beta
+
+    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        normed = self.post_attention_layernorm(x)
+        update, router_logits = self.mlp(normed)
+        if hasattr(self, "shared_mlp"):
+            share = torch.sigmoid(self.coefficient(normed))
+            update = update * (1 - share) + self.shared_mlp(normed) * share
+        return self._residual(x, normed, update, self.mlp_scale), router_logits
+
+    def forward(self, x_TX: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+        normed = self.input_layernorm(x_TX)
+        return self._feed_forward(self._residual(x_TX, normed, self.self_attn(normed, packed), self.attention_scale))
+
+    def decode(self, x_BX: Tensor, *cache: Tensor) -> Tensor:
+        normed = self.input_layernorm(x_BX)
+        return self._feed_forward(
+            self._residual(x_BX, normed, self.self_attn.decode(normed, *cache), self.attention_scale)
+        )[0]
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class LMHead(Linear):
+    """The head in float32 at both ends: without it M1's reward did not grow (arXiv 2506.13585, section 3.2)."""
+
+    def forward(self, hidden_TX: Tensor) -> Tensor:
+        """Logits [T, V], float32 or better."""
+        return super().forward(hidden_TX.to(at_least_float32(hidden_TX.dtype)))
+
+
+class MiniMax(nn.Module):
+    """Embedding, decoder layers, LM head. Parameters are float32; activations run in `compute_dtype`."""
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32):
+        super().__init__()
+        if problems := config.problems():
+            raise ValueError("; ".join(problems))
+        self.config, self.compute_dtype = config, compute_dtype
+        self.checkpoint_activations = False
+        self.model = Decoder(config)
+        self.lm_head = LMHead(config.hidden_size, config.vocab_size)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def initialize(self, seed: int) -> MiniMax:
+        """Random weights: normal(0, initializer_range), norms at 1."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if "norm" not in name:
+                nn.init.normal_(parameter, std=self.config.initializer_range, generator=generator)
+        return self
+
+    def rotary(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        return rotary_tables(positions_T, self.config.rope_dims, self.config.rope_theta, self.compute_dtype)
+
+    def forward(
+        self, tokens_T: Tensor, cu_seqlens: Tensor, past: Context | None = None, return_context: bool = False
+    ) -> Output:
+        """Packed rows in, final hidden states out.
+
+        Args:
+            tokens_T: int64 [T]. cu_seqlens: int64 [S + 1], from 0 to T.
+            past: what an earlier call returned as context for the same S sequences.
+        """
+        lengths_S = cu_seqlens[1:] - cu_seqlens[:-1]
+        starts_S = cu_seqlens[:-1] - (past.lengths_S if past else 0)
+        positions_T = torch.arange(len(tokens_T), device=tokens_T.device) - starts_S.repeat_interleave(lengths_S)
+        future = Context(lengths_S + (past.lengths_S if past else 0)) if return_context else None
+        packed = Packed(cu_seqlens, *self.rotary(positions_T), past, future)
+        x_TX = self.model.embed_tokens(tokens_T).to(self.compute_dtype)
+        router_logits = []
+        for layer in self.model.layers:
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x_TX, logits = checkpoint(layer, x_TX, packed, use_reentrant=False)
+            else:
+                x_TX, logits = layer(x_TX, packed)
+            router_logits.append(logits)
+        return Output(self.model.norm(x_TX), router_logits, future)
+
+    def logprobs(self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor, Output]:
+        """Log-probability of every token given those before it in its sequence, and the entropy it was drawn from.
+
+        Returns logprobs [T] and entropy [T], float32; both are 0 at each sequence's first token, which nothing precedes.
+        """
+        output = self(tokens_T, cu_seqlens)
+        first_S = cu_seqlens[:-1][cu_seqlens[1:] > cu_seqlens[:-1]]
+        predicted_T = torch.ones_like(tokens_T, dtype=torch.bool).index_fill(0, first_S, False)
+        hidden = output.hidden_TX[:-1][predicted_T[1:]]
+        logprobs, entropy = head_logprobs(hidden, self.lm_head.weight, tokens_T[predicted_T], temperature)
+        where = predicted_T.nonzero().squeeze(1)
+        spread = [logprobs.new_zeros(len(tokens_T)).index_put((where,), x) for x in (logprobs, entropy)]
+        return spread[0], spread[1], output
