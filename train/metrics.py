@@ -1,0 +1,144 @@
+"""The one table of metric names. `metrics.jsonl`, W&B and the report use these and no others.
+
+`python -m train.metrics` prints it as Markdown (the repository's METRICS.md).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """`name` may hold placeholders such as `<family>`, each standing for any non-empty text."""
+
+    name: str
+    unit: str
+    description: str
+
+
+TABLE: dict[str, list[Metric]] = {
+    "Every line": [
+        Metric("step", "count", "RL steps done when the line was written; 0 is before RL"),
+        Metric("time/wall_s", "s", "since the run began, pauses between a stop and its resume left out"),
+    ],
+    "Time": [
+        Metric("time/step_s", "s", "the whole step, evaluation and checkpoint left out"),
+        Metric("time/generate_s", "s", "waiting for responses and their verdicts"),
+        Metric("time/update_s", "s", "advantages, packing, forward, backward and optimizer"),
+        Metric("time/publish_s", "s", "weights from the learner to the rollout workers"),
+        Metric("time/evaluate_s", "s", "held-out evaluation"),
+        Metric("time/checkpoint_s", "s", "writing a checkpoint"),
+        Metric("throughput/tokens_per_s", "tokens/s", "response tokens of the step / time/step_s: generated and trained"),
+        Metric("throughput/generate_tokens_per_s", "tokens/s", "response tokens of the step / time/generate_s"),
+        Metric("throughput/update_tokens_per_s", "tokens/s", "tokens trained in the step / time/update_s"),
+    ],
+    "Reward": [
+        Metric("reward/mean", "reward", "mean over scored responses, before any group is dropped"),
+        Metric("reward/correct", "share", "responses whose answer is correct, whatever the reward was shaped into"),
+        Metric("reward/<part>", "reward", "mean of one unweighted part of the reward, such as `format` or `overlong`"),
+    ],
+    "Responses": [
+        Metric("response/tokens_mean", "tokens", "sampled tokens of a response, stop token included: mean"),
+        Metric("response/tokens_p50", "tokens", "the same: median"),
+        Metric("response/tokens_p99", "tokens", "the same: 99th percentile"),
+        Metric("response/truncated", "share", "responses that ran into the token limit"),
+        Metric("response/thinking", "share", "responses with a non-empty think block"),
+        Metric("response/think_tokens_mean", "tokens", "length of the think block: mean over all responses"),
+    ],
+    "Groups": [
+        Metric("groups/kept", "count", "groups that were trained on"),
+        Metric("groups/dropped", "count", "groups dropped because all their responses are equally correct"),
+        Metric("groups/refills", "count", "extra generation rounds that replaced dropped groups"),
+        Metric("groups/masked", "count", "samples left out of the loss because their verifier's infrastructure failed"),
+    ],
+    "Policy": [
+        Metric("policy/loss", "nats", "the objective, minimised, without the auxiliary loss"),
+        Metric("policy/aux_loss", "1", "the router's load-balancing loss, after its coefficient"),
+        Metric("policy/entropy", "nats", "of the policy's next-token distribution: mean over counted tokens"),
+        Metric("policy/clip_fraction", "share", "counted tokens whose importance weight was clipped or masked"),
+        Metric("policy/ratio_mean", "1", "importance ratio, policy over anchor, before clipping: mean"),
+        Metric("policy/ratio_max", "1", "the same: largest"),
+        Metric("policy/ratio_min", "1", "the same: smallest"),
+        Metric("policy/weight_mean", "1", "importance weight after clipping: mean"),
+        Metric("policy/ess", "share", "effective sample size of the weights, (sum w)^2 / (n sum w^2)"),
+        Metric("policy/k3_kl", "nats", "learner against sampler, mean of r - 1 - log r"),
+        Metric("policy/pearson", "1", "correlation of the learner's and the sampler's token probabilities"),
+        Metric("policy/grad_norm", "1", "global gradient norm before clipping: mean over the step's updates"),
+        Metric("policy/lr", "1", "learning rate of the step's last update"),
+        Metric("policy/loss_mass_positive", "1", "sum of |weight * advantage| over tokens with a positive advantage"),
+        Metric("policy/loss_mass_negative", "1", "the same over tokens with a negative advantage"),
+        Metric("policy/version", "count", "version of the weights published after the step"),
+    ],
+    "Warm start": [
+        Metric("warm_start/step", "count", "supervised steps done"),
+        Metric("warm_start/loss", "nats", "cross-entropy per demonstrated token"),
+        Metric("warm_start/lr", "1", "learning rate"),
+        Metric("warm_start/grad_norm", "1", "global gradient norm before clipping"),
+    ],
+    "Held-out evaluation": [
+        Metric("eval/pass@1", "share", "held-out problems answered correctly, mean over samples"),
+        Metric("eval/pass@1_low", "share", "lower end of its 95 % interval"),
+        Metric("eval/pass@1_high", "share", "upper end of its 95 % interval"),
+        Metric("eval/tokens_mean", "tokens", "sampled tokens of a response: mean"),
+        Metric("eval/thinking", "share", "responses with a non-empty think block"),
+        Metric("eval/task/<family>/pass@1", "share", "pass@1 within one task family"),
+    ],
+    "Rollout workers and verifiers": [
+        Metric("rollout/occupancy", "share", "decoding slots in use, mean over decoding steps and workers"),
+        Metric("rollout/prefill_tokens", "tokens", "prompt tokens run through the network"),
+        Metric("rollout/prefill_saved_tokens", "tokens", "prompt tokens not run because a group shares its prompt"),
+        Metric("rollout/restarts", "count", "dead workers replaced since the run began"),
+        Metric("verify/latency_mean_s", "s", "one verification: mean"),
+        Metric("verify/latency_max_s", "s", "one verification: slowest"),
+        Metric("verify/timeouts", "count", "verifications stopped at their deadline"),
+        Metric("verify/infra_errors", "count", "verifications that failed for reasons outside the response"),
+    ],
+    "Machine": [
+        Metric("memory/total_mb", "MB", "memory of all the run's processes together"),
+    ],
+}
+
+METRICS: tuple[Metric, ...] = tuple(metric for section in TABLE.values() for metric in section)
+
+
+class UnknownMetric(KeyError):
+    """A name that is not in the table."""
+
+    def __str__(self) -> str:
+        return f"metric {self.args[0]!r} is not in the table of train/metrics.py"
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
+    # The literal names first: `reward/mean` is itself, not a `reward/<part>`.
+    ordered = sorted(METRICS, key=lambda metric: "<" in metric.name)
+    return [(re.compile(re.sub(r"<\w+>", r"[^\\s<>]+", re.escape(metric.name))), metric) for metric in ordered]
+
+
+@cache
+def describe(name: str) -> Metric:
+    """The table's row for `name`. Raises UnknownMetric."""
+    for pattern, metric in _patterns():
+        if pattern.fullmatch(name):
+            return metric
+    raise UnknownMetric(name)
+
+
+def markdown() -> str:
+    """The table as a Markdown page, one section after the other."""
+    lines = [
+        "# Metrics",
+        "",
+        "The same names in `metrics.jsonl`, in W&B and in the report. A share is between 0 and 1. A value that is not",
+        "finite is written as `null`. Generated by `python -m train.metrics > METRICS.md`.",
+    ]
+    for title, metrics in TABLE.items():
+        lines += ["", f"## {title}", "", "| name | unit | meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {unit} | {text.replace('|', chr(92) + '|')} |" for name, unit, text in metrics]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
