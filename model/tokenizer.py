@@ -1,0 +1,84 @@
+"""Tokenizers: a byte-level one with M1's special tokens for models from scratch, any other through AutoTokenizer.
+
+transformers is imported when a tokenizer is made; its tokenizer part comes without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.chat import BEGIN_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE, TEMPLATE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BYTES = "bytes"
+_END_DOCUMENT = "<end_of_document>"
+_MARKERS = (BEGIN_DOCUMENT, _END_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE)
+# Not "special": these are the model's words, and decoding must keep them even where special tokens are skipped.
+_TAGS = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that cannot be loaded or used; the message names it."""
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """"bytes": 264 tokens, ids 0-255 the bytes themselves. Anything else: a local folder or a hub name.
+
+    Raises: TokenizerError when there is no such tokenizer (or no network to fetch it), or it has no eos token.
+    """
+    if name == BYTES:
+        return _byte_tokenizer()
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise TokenizerError(f"tokenizer {name!r}: no such folder")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # tokenizers raises bare Exceptions for malformed files
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TokenizerError(f"tokenizer {name!r}: cannot be loaded from a folder or the hub: {first_line}") from error
+    if tokenizer.eos_token_id is None:
+        raise TokenizerError(f"tokenizer {name!r} has no end-of-sequence token: responses could never end")
+    return tokenizer
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerBase:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_byte_letters())}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(marker, special=True, normalized=False) for marker in _MARKERS])
+    core.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in _TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BEGIN_SENTENCE,
+        eos_token=END_SENTENCE,
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_letters() -> list[str]:
+    """The printable character that stands for each byte in byte-level vocabularies (GPT-2's table)."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of exactly this text: special tokens where the text spells them, none added."""
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text of the ids without the eos that ends them; every other token is kept as it is spelled."""
+    ids = [int(i) for i in ids]
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
