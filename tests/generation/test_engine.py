@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import ModelConfig
+from model.generation.engine import Engine
+from model.generation.randomness import sample, stream_key, uniform
+from model.generation.requests import Request
+from model.network import MiniMax
+
+EOS = 5
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = ModelConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4)
+    network = MiniMax(config).initialize(0)
+    with torch.no_grad():
+        network.lm_head.weight.mul_(20)  # a policy with opinions
+    return network
+
+
+def requests(count=12, samples=5, max_tokens=20, **options):
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(6, 64, 2 + i % 7) for i in range(count)]
+    return [
+        Request(i, prompt, [stream_key(0, i, s) for s in range(samples)], max_tokens, **options)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def run(network, requests, slots, **options):
+    engine = Engine(network, slots, EOS, **options)
+    for request in requests:
+        engine.submit(request)
+    found = {}
+    while engine.has_work:
+        for completion in engine.step():
+            assert (completion.request_id, completion.sample) not in found
+            found[completion.request_id, completion.sample] = completion
+    return found, engine.stats
+
+
+def test_a_response_does_not_depend_on_what_shares_its_batch(network):
+    wide, _ = run(network, requests(), slots=64)
+    narrow, _ = run(network, requests()[::-1], slots=7, prefill_tokens=9)
+    alone, _ = run(network, requests()[3:4], slots=2)
+    assert len(wide) == 12 * 5
+    for key, completion in {**narrow, **alone}.items():
+        assert completion.tokens_T.tolist() == wide[key].tokens_T.tolist()
+    assert len({tuple(c.tokens_T) for (r, _), c in wide.items() if r == 0}) > 1, "samples of a group differ"
+
+
+def test_log_probabilities_are_the_learners(network):
+    """float32 on CPU: at most 1e-5 apart."""
+    wide, _ = run(network, requests(), slots=64)
+    prompts = {request.id: request.prompt_T for request in requests()}
+    for (request_id, _), completion in wide.items():
+        tokens = torch.from_numpy(np.concatenate([prompts[request_id], completion.tokens_T]))
+        logprobs, _, _ = network.logprobs(tokens, torch.tensor([0, len(tokens)]))
+        expected = logprobs[len(prompts[request_id]) :].detach().numpy()
+        np.testing.assert_allclose(completion.logprobs_T, expected, atol=1e-5)
+
+
+def test_a_prompt_is_read_once_for_its_group(network):
+    _, stats = run(network, requests(), slots=64)
+    prompt_tokens = sum(len(request.prompt_T) for request in requests())
+    assert stats.prefill_tokens == prompt_tokens
+    assert stats.saved_prefill_tokens == 4 * prompt_tokens
+
+
+def test_stops(network):
+    found, _ = run(network, requests(max_tokens=6), slots=64)
+    for completion in found.values():
+        ended = completion.tokens_T[-1] == EOS
+        assert EOS not in completion.tokens_T[:-1]
+        assert completion.stop == ("eos" if ended else "length")
+        assert ended or len(completion.tokens_T) == 6
+    assert {c.stop for c in found.values()} == {"eos", "length"}
+
+
+def test_repetition_stop_counts_consecutive_confident_tokens(network):
+    """With the bar at 0, every token counts: the stop comes after exactly that many."""
+    found, _ = run(network, requests(), slots=64, repetition_tokens=4, repetition_probability=1e-30)
+    long = [c for c in found.values() if c.stop != "eos"]
+    assert long and all(c.stop == "repetition" and len(c.tokens_T) == 4 for c in long)
+
+
+def test_weights_replaced_between_steps_carry_their_version(network):
+    engine = Engine(network, 8, EOS)
+    engine.submit(Request(0, np.array([7, 8]), [1, 2], 12))
+    done = engine.step() + engine.step()
+    engine.load_weights(((n, p.detach().clone()) for n, p in network.named_parameters()), version=3)
+    while engine.has_work:
+        done += engine.step()
+    versions = max((c.versions_T for c in done), key=len)
+    assert versions[:3].tolist() == [0, 0, 0] and set(versions[3:].tolist()) == {3}
+
+
+def test_greedy_is_the_argmax():
+    logits = torch.randn(50, 30)
+    tokens, logprobs = sample(logits, torch.zeros(50), torch.rand(50, dtype=torch.float64))
+    assert torch.equal(tokens, logits.argmax(-1))
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1).max(-1).values)
+
+
+def test_sampling_follows_the_tempered_distribution():
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    keys, positions = torch.full((40_000,), stream_key("a")), torch.arange(40_000)
+    tokens, logprobs = sample(logits.expand(40_000, 4), torch.full((40_000,), 0.7), uniform(keys, positions))
+    expected = (logits / 0.7).softmax(0)
+    shares = torch.bincount(tokens, minlength=4) / 40_000
+    assert (shares - expected).abs().max() < 0.01
+    torch.testing.assert_close(logprobs, expected.log()[tokens])
+
+
+def test_streams_are_uniform_and_unrelated():
+    keys = torch.tensor([stream_key("s", i) for i in range(4096)])
+    first, second = uniform(keys, torch.zeros_like(keys)), uniform(keys, torch.ones_like(keys))
+    for draws in (first, second):
+        assert draws.min() >= 0 and draws.max() < 1
+        assert abs(float(draws.mean()) - 0.5) < 0.02 and abs(float(draws.var()) - 1 / 12) < 0.005
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.05
+
+
+@pytest.mark.parametrize("bad", [dict(prompt_T=np.array([], int)), dict(max_tokens=0)])
+def test_impossible_requests_are_refused(network, bad):
+    fields = dict(id=7, prompt_T=np.array([1]), keys=[0], max_tokens=1) | bad
+    with pytest.raises(ValueError, match="request 7"):
+        Engine(network, 2, EOS).submit(Request(**fields))

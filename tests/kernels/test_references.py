@@ -1,0 +1,88 @@
+"""The other kernels' references against direct computations in float64."""
+
+import pytest
+import torch
+
+from kernels import logprobs as logprobs_kernel
+from kernels.attention import decode_attention, varlen_attention
+from kernels.experts import moe_experts
+from kernels.logprobs import head_logprobs
+
+
+def naive_attention(q, k, v):
+    """One sequence; the last query sees the last key."""
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    scores = torch.einsum("thd,uhd->htu", q, k) * q.shape[-1] ** -0.5
+    hidden = torch.ones(len(q), len(k), dtype=torch.bool).triu(1 + len(k) - len(q))
+    return torch.einsum("htu,uhd->thd", scores.masked_fill(hidden, float("-inf")).softmax(-1), v)
+
+
+@pytest.mark.parametrize("context", [[0, 0, 0, 0], [4, 0, 31, 2]])
+def test_varlen_attention(context):
+    lengths = [1, 60, 7, 9]
+    keys = [n + c for n, c in zip(lengths, context, strict=True)]
+    q = torch.randn(sum(lengths), 4, 8, dtype=torch.float64)
+    k, v = (torch.randn(sum(keys), 2, 8, dtype=torch.float64) for _ in range(2))
+    cu_q, cu_k = torch.tensor([0, *lengths]).cumsum(0), torch.tensor([0, *keys]).cumsum(0)
+    out = varlen_attention(q, k, v, cu_q, cu_k)
+    for i in range(4):
+        mine, theirs = slice(cu_q[i], cu_q[i + 1]), slice(cu_k[i], cu_k[i + 1])
+        torch.testing.assert_close(out[mine], naive_attention(q[mine], k[theirs], v[theirs]), rtol=1e-10, atol=1e-10)
+
+
+def test_decode_attention_ignores_what_lies_beyond_each_length():
+    q, k, v = torch.randn(3, 4, 8), torch.randn(3, 10, 2, 8), torch.randn(3, 10, 2, 8)
+    lengths = torch.tensor([1, 10, 4])
+    out = decode_attention(q, k, v, lengths)
+    k[0, 1:], v[2, 4:] = float("inf"), 1e30
+    assert torch.equal(out[2], decode_attention(q, k, v, lengths)[2])
+    for i, n in enumerate(lengths.tolist()):
+        if i:
+            expected = naive_attention(q[i : i + 1].double(), k[i, :n].double(), v[i, :n].double())
+            torch.testing.assert_close(out[i].double(), expected[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["random", "one expert", "one token"])
+def test_experts(choice):
+    tokens = 1 if choice == "one token" else 13
+    x, gate_up, down = torch.randn(tokens, 6), torch.randn(5, 8, 6), torch.randn(5, 6, 4)
+    x, gate_up, down = (t.double().requires_grad_() for t in (x, gate_up, down))
+    expert = torch.stack([torch.randperm(5)[:2] for _ in range(tokens)])
+    if choice == "one expert":
+        expert[:] = torch.tensor([3, 1])
+    weight = torch.rand(tokens, 2, dtype=torch.float64)
+    out = moe_experts(x, expert, weight, gate_up, down)
+    expected = torch.zeros_like(out)
+    for t in range(tokens):
+        for j in range(2):
+            gate, up = (gate_up[expert[t, j]] @ x[t]).chunk(2)
+            expected[t] += weight[t, j] * (down[expert[t, j]] @ (torch.nn.functional.silu(gate) * up))
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    ours = torch.autograd.grad(out.square().sum(), (x, gate_up, down), retain_graph=True)
+    theirs = torch.autograd.grad(expected.square().sum(), (x, gate_up, down))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_head_logprobs(temperature, monkeypatch):
+    monkeypatch.setattr(logprobs_kernel, "_LOGITS_AT_ONCE", 50)  # several slices of rows
+    hidden, weight = torch.randn(9, 6).double().requires_grad_(), torch.randn(20, 6).double().requires_grad_()
+    targets = torch.randint(0, 20, (9,))
+    logprobs, entropy = head_logprobs(hidden, weight, targets, temperature)
+    full = (hidden @ weight.T / temperature).log_softmax(-1)
+    expected, expected_entropy = full.gather(1, targets[:, None]).squeeze(1), -(full.exp() * full).sum(-1)
+    torch.testing.assert_close(logprobs, expected)
+    torch.testing.assert_close(entropy, expected_entropy)
+    mix = torch.randn(2, 9).double()
+    ours = torch.autograd.grad((mix[0] * logprobs + mix[1] * entropy).sum(), (hidden, weight))
+    theirs = torch.autograd.grad((mix[0] * expected + mix[1] * expected_entropy).sum(), (hidden, weight))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_head_logprobs_in_float32_are_accurate_at_real_logits():
+    """1e-5 absolute against float64, logits of +-20 and a vocabulary of 20,000."""
+    hidden, weight = torch.randn(64, 256), torch.randn(20_000, 256) * 0.4
+    targets = torch.randint(0, 20_000, (64,))
+    ours, _ = head_logprobs(hidden, weight, targets)
+    exact, _ = head_logprobs(hidden.double(), weight.double(), targets)
+    assert (ours.double() - exact).abs().max() < 1e-5
