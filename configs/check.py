@@ -1,0 +1,178 @@
+"""Values and combinations that cannot work. Types and names are the schema's business."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from configs.errors import ConfigError
+from configs.schema import Anchor, OptimizerConfig, PromptStyle, RunConfig
+
+# Ray refuses an object store below 75 MiB.
+_MIN_OBJECT_STORE_MB = 80
+
+
+def check(config: RunConfig) -> None:
+    """Raises ConfigError at the first contradiction."""
+    for problem in problems(config):
+        raise ConfigError(problem)
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """Everything that is wrong, one line each, naming the key and what would be right."""
+    yield from _run(config)
+    yield from _ranges(config)
+    yield from _algorithm(config)
+    yield from _optimizer("optimizer", config.optimizer)
+    yield from _optimizer("warm_start.optimizer", config.warm_start.optimizer)
+    yield from _data(config)
+    yield from _rewards(config)
+    yield from _system(config)
+
+
+def _run(config: RunConfig) -> Iterator[str]:
+    if not config.name or "/" in config.name or config.name in (".", ".."):
+        yield f"name={config.name}: must be the name of a folder in runs_dir={config.runs_dir}"
+    if config.model.from_checkpoint:
+        if config.checkpoint is None:
+            yield "model.from_checkpoint=true: add checkpoint=<folder>"
+    else:
+        yield from (f"model.{problem}" for problem in config.model.problems())
+
+
+def _ranges(config: RunConfig) -> Iterator[str]:
+    at_least = {
+        0: "seed steps warm_start.steps evaluation.problems evaluation.every learner.threads rollout.threads "
+        "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
+        "rewards.overlong_cache_tokens algorithm.max_refills",
+        1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
+        "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.world_size "
+        "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
+        "rewards.processes rewards.memory_mb",
+        2: "algorithm.group_size",
+        _MIN_OBJECT_STORE_MB: "cluster.object_store_mb",
+    }
+    for least, keys in at_least.items():
+        for key in keys.split():
+            value = _value(config, key)
+            if not value >= least:
+                yield f"{key}={value}: must be at least {least}"
+    for key in ("sampling.temperature", "evaluation.temperature", "rewards.timeout_s"):
+        value = _value(config, key)
+        if not 0 < value < math.inf:
+            yield f"{key}={value}: must be above 0"
+    for key in ("sampling.repetition_probability", "warm_start.direct_fraction"):
+        value = _value(config, key)
+        if not 0 <= value <= 1:
+            yield f"{key}={value}: must be between 0 and 1"
+
+
+def _algorithm(config: RunConfig) -> Iterator[str]:
+    options = config.algorithm
+    prompts, updates = options.prompts_per_step, options.updates_per_step
+    if prompts >= 1 and updates >= 1 and prompts % updates:
+        near = [size for size in (prompts // updates * updates, -(-prompts // updates) * updates) if size]
+        yield (
+            f"algorithm.prompts_per_step={prompts}: must be a multiple of algorithm.updates_per_step={updates}, "
+            f"such as {' or '.join(map(str, near))}"
+        )
+    responses = prompts // max(1, updates) * options.group_size
+    if responses < config.learner.world_size:
+        yield (
+            f"learner.world_size={config.learner.world_size}: an update has only {responses} responses "
+            "(algorithm.prompts_per_step / algorithm.updates_per_step * algorithm.group_size), fewer than ranks"
+        )
+    if not 0 <= options.is_weight_min <= options.is_weight_max or not 0 < options.is_weight_max:
+        yield (
+            f"algorithm.is_weight_min={options.is_weight_min}: must lie between 0 and "
+            f"algorithm.is_weight_max={options.is_weight_max}"
+        )
+    if options.truncated_is_max is not None:
+        if options.anchor is Anchor.sampler:
+            yield (
+                f"algorithm.truncated_is_max={options.truncated_is_max}: with algorithm.anchor=sampler the ratio "
+                "already holds the sampler's mismatch and would count it twice; set algorithm.anchor=learner"
+            )
+        if not options.truncated_is_max > 0:
+            yield f"algorithm.truncated_is_max={options.truncated_is_max}: must be above 0"
+    if not 0 <= options.eps_low <= 1:
+        yield f"algorithm.eps_low={options.eps_low}: must be between 0 and 1"
+    if not options.eps_high >= 0:
+        yield f"algorithm.eps_high={options.eps_high}: must be at least 0"
+    if options.max_refills and not options.dynamic_sampling:
+        yield (
+            f"algorithm.max_refills={options.max_refills}: refills replace groups that dynamic sampling drops; "
+            "set algorithm.dynamic_sampling=true or algorithm.max_refills=0"
+        )
+
+
+def _optimizer(section: str, options: OptimizerConfig) -> Iterator[str]:
+    for name in ("lr", "weight_decay", "warmup_updates"):
+        if not 0 <= getattr(options, name) < math.inf:
+            yield f"{section}.{name}={getattr(options, name)}: must be at least 0"
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(options, name) < 1:
+            yield f"{section}.{name}={getattr(options, name)}: must be at least 0 and below 1"
+    for name in ("eps", "grad_clip"):
+        if not getattr(options, name) > 0:
+            yield f"{section}.{name}={getattr(options, name)}: must be above 0"
+
+
+def _data(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.tasks and data.train:
+        yield f"data.train={data.train}: data.tasks is set too; choose one, for instance by data.tasks=[]"
+    if not data.tasks and not data.train and not data.eval:
+        yield "data.train=null: name a .jsonl or .parquet file or a hub dataset, or give data.tasks"
+    if data.prompt_style is PromptStyle.compact and (data.train or data.eval):
+        yield "data.prompt_style=compact: only generated problems have a compact form; set data.prompt_style=question"
+    for index, task in enumerate(data.tasks):
+        if not 0 < task.weight < math.inf:
+            yield f"data.tasks.{index}.weight={task.weight}: must be above 0"
+    if not 0 <= data.held_out_percent <= 99:
+        yield f"data.held_out_percent={data.held_out_percent}: must be between 0 and 99"
+    elif data.held_out_percent == 0 and data.eval is None and config.evaluation.problems:
+        yield "data.held_out_percent=0: leaves nothing to evaluate on; raise it, or set data.eval"
+    if data.tokenizer == "checkpoint" and config.checkpoint is None:
+        yield "data.tokenizer=checkpoint: add checkpoint=<folder>"
+    whole = data.max_prompt_tokens + config.sampling.max_tokens
+    if config.learner.micro_batch_tokens < whole:
+        yield (
+            f"learner.micro_batch_tokens={config.learner.micro_batch_tokens}: must hold one prompt and its response, "
+            f"data.max_prompt_tokens + sampling.max_tokens = {whole}"
+        )
+    if config.rollout.prefill_tokens < data.max_prompt_tokens:
+        yield (
+            f"rollout.prefill_tokens={config.rollout.prefill_tokens}: must hold one prompt, "
+            f"data.max_prompt_tokens={data.max_prompt_tokens}"
+        )
+    if not config.model.from_checkpoint and config.model.max_position_embeddings < whole:
+        yield (
+            f"model.max_position_embeddings={config.model.max_position_embeddings}: must be at least "
+            f"data.max_prompt_tokens + sampling.max_tokens = {whole}"
+        )
+
+
+def _rewards(config: RunConfig) -> Iterator[str]:
+    rewards = config.rewards
+    if not rewards.clip_min < rewards.clip_max:
+        yield f"rewards.clip_min={rewards.clip_min}: must be below rewards.clip_max={rewards.clip_max}"
+    cache, limit = rewards.overlong_cache_tokens, config.sampling.max_tokens
+    if rewards.overlong_weight and not 0 < cache <= limit:
+        yield (
+            f"rewards.overlong_cache_tokens={cache}: with rewards.overlong_weight={rewards.overlong_weight} it must "
+            f"lie between 1 and sampling.max_tokens={limit}"
+        )
+
+
+def _system(config: RunConfig) -> Iterator[str]:
+    learner = config.learner
+    if learner.zero_stage not in (0, 1, 2, 3):
+        yield f"learner.zero_stage={learner.zero_stage}: must be 0, 1, 2 or 3"
+    elif learner.offload and learner.zero_stage == 0:
+        yield "learner.offload=true: needs learner.zero_stage of 1, 2 or 3"
+
+
+def _value(config: RunConfig, key: str) -> float:
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
