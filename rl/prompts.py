@@ -1,0 +1,180 @@
+"""Prompts in an order that is a function of the seed: generated tasks, or rows of a data set. Held-out ones never train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from configs.schema import DataConfig, PromptStyle, TaskConfig
+from model.chat import prompt_text
+from model.generation.randomness import stream_key
+from model.tokenizer import encode
+from rewards import logic
+from rewards.verdict import Problem
+from rl.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Draws in a row without a usable problem after which a task is too small for what is asked of it.
+_PATIENCE = 20_000
+
+
+@dataclass
+class PromptStream:
+    """Endless prompts; `position` is all there is to save and restore."""
+
+    draw: Callable[[int], Prompt | None]  # None: this position has no usable problem
+    position: int = 0
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next `count` distinct prompts, in order. Raises ValueError when the source has too few."""
+        prompts: dict[int, Prompt] = {}
+        misses = 0
+        while len(prompts) < count:
+            prompt = self.draw(self.position)
+            self.position += 1
+            if prompt and prompt.id not in prompts:
+                prompts[prompt.id] = prompt
+                misses = 0
+                continue
+            misses += 1
+            if misses > _PATIENCE:
+                raise ValueError(
+                    f"data: only {len(prompts)} of {count} distinct prompts found; the rest are held out, repeated, or longer "
+                    "than data.max_prompt_tokens"
+                )
+        return list(prompts.values())
+
+
+class PromptMaker:
+    """Problem -> Prompt: compact or worded, through the chat template, tokenised once."""
+
+    def __init__(self, data: DataConfig, tokenizer: PreTrainedTokenizerBase):
+        self.data, self.tokenizer = data, tokenizer
+
+    def __call__(self, problem: Problem) -> Prompt | None:
+        """None if the prompt is longer than data.max_prompt_tokens."""
+        compact = self.data.prompt_style is PromptStyle.compact
+        question = logic.compact(problem) if compact else problem.prompt
+        text = prompt_text(question + self.data.instruction, self.data.system, self.data.chat_template)
+        tokens = encode(self.tokenizer, text)
+        if len(tokens) > self.data.max_prompt_tokens:
+            return None
+        return Prompt(stream_key(problem.task, question), problem, np.array(tokens, dtype=np.int32))
+
+    def held_out(self, prompt: Prompt) -> bool:
+        """Whether a prompt belongs to the held-out share: a property of its content, so the two sides can't overlap."""
+        return prompt.id % 100 < self.data.held_out_percent
+
+
+def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptStream:
+    make = PromptMaker(data, tokenizer)
+    if data.tasks:
+        problem_at = _task_problems(data.tasks, seed)
+    else:
+        assert data.train is not None
+        rows = read_rows(data, data.train, data.train_split)
+        problem_at = _shuffled(rows, seed)
+    evaluated = {p.id for p in _eval_file_prompts(data, make)} if data.eval else None
+
+    def draw(position: int) -> Prompt | None:
+        prompt = make(problem_at(position))
+        if prompt is None:
+            return None
+        kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt)
+        return None if kept_back else prompt
+
+    return PromptStream(draw)
+
+
+def held_out_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Prompt]:
+    """Up to `count` distinct held-out prompts, the same ones whatever the run's seed."""
+    make = PromptMaker(data, tokenizer)
+    found: dict[int, Prompt] = {}
+    for prompt in _candidates(data, make):
+        found.setdefault(prompt.id, prompt)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _candidates(data: DataConfig, make: PromptMaker) -> Iterator[Prompt]:
+    if data.eval:
+        yield from _eval_file_prompts(data, make)
+        return
+    if data.tasks:
+        problem_at = _task_problems(data.tasks, seed=-1)
+        problems: Iterator[Problem] = (problem_at(position) for position in range(_PATIENCE))
+    else:
+        assert data.train is not None
+        problems = iter(read_rows(data, data.train, data.train_split))
+    for problem in problems:
+        prompt = make(problem)
+        if prompt and make.held_out(prompt):
+            yield prompt
+
+
+def _eval_file_prompts(data: DataConfig, make: PromptMaker) -> Iterator[Prompt]:
+    assert data.eval is not None
+    yield from filter(None, map(make, read_rows(data, data.eval, data.eval_split)))
+
+
+def _task_problems(tasks: list[TaskConfig], seed: int) -> Callable[[int], Problem]:
+    bounds = np.cumsum([task.weight for task in tasks])
+
+    def problem_at(position: int) -> Problem:
+        share = stream_key("task", seed, position) % (1 << 32) / (1 << 32)
+        task = tasks[int(np.searchsorted(bounds, share * bounds[-1], side="right"))]
+        return logic.generate(task.family, task.params, seed, position)
+
+    return problem_at
+
+
+def _shuffled(rows: list[Problem], seed: int) -> Callable[[int], Problem]:
+    """Row order of endless epochs, each a permutation keyed by (seed, epoch)."""
+    orders: dict[int, np.ndarray] = {}
+
+    def problem_at(position: int) -> Problem:
+        epoch, index = divmod(position, len(rows))
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        return rows[int(orders[epoch][index])]
+
+    return problem_at
+
+
+def read_rows(data: DataConfig, source: str, split: str) -> list[Problem]:
+    """Problems from a local .jsonl/.json/.parquet file, or from a hub data set's split.
+
+    Raises ValueError naming the row where the answer pattern does not match, KeyError for a missing column.
+    """
+    from datasets import load_dataset
+
+    if Path(source).exists():
+        kind = "parquet" if source.endswith(".parquet") else "json"
+        rows = load_dataset(kind, data_files=source, split="train")
+    else:
+        rows = load_dataset(source, data.subset, split=split)
+    missing = {data.prompt_key, data.answer_key} - set(rows.column_names)
+    if missing:
+        raise KeyError(f"{source}: no column {sorted(missing)}; it has {rows.column_names}")
+    return [_row_problem(data, source, number, row) for number, row in enumerate(rows, 1)]
+
+
+def _row_problem(data: DataConfig, source: str, number: int, row: dict) -> Problem:
+    raw = str(row[data.answer_key])
+    answer = raw
+    if data.answer_pattern:
+        match = re.search(data.answer_pattern, raw)
+        if not match:
+            raise ValueError(f"{source}: row {number}: data.answer_pattern finds no answer in {raw[-60:]!r}")
+        answer = match.group(1).strip()
+    task = Path(source).parent.name if Path(source).exists() else source
+    return Problem(str(row[data.prompt_key]), answer, data.verifier, task, {"solution": raw})

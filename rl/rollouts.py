@@ -1,0 +1,128 @@
+"""The rollout workers as Ray actors: work handed out, groups collected as they finish, a dead worker replaced."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from configs.schema import ModelConfig, RunConfig
+from rl.types import Group, Prompt
+from rl.worker import Draw, RolloutWorker
+
+
+@dataclass
+class _Job:
+    """A worker's share of a batch, and which of its prompts are still out."""
+
+    worker: int
+    missing: dict[int, Prompt]
+
+
+class Rollouts:
+    """`workers` rollout workers behind one `collect`.
+
+    A response is a function of (weights, seed, prompt, sample), so what a dead worker had not delivered is asked again of its
+    replacement and comes out the same.
+    """
+
+    def __init__(self, config: RunConfig, model: ModelConfig, tokenizer_name: str, placement: list[dict[str, Any]]):
+        self.config, self.restarts = config, 0
+        self._arguments = (config, model, tokenizer_name)
+        self._placement = placement
+        self.workers = [self._spawn(index) for index in range(config.rollout.workers)]
+        self._weights: tuple[Any, int] | None = None
+
+    def _spawn(self, index: int) -> ActorHandle:
+        return ray.remote(RolloutWorker).options(**self._placement[index]).remote(*self._arguments)
+
+    def wait_until_ready(self) -> list[int]:
+        """Process ids of the workers. Raises what a constructor raised."""
+        return ray.get([worker.ready.remote() for worker in self.workers])
+
+    def publish(self, weights_ref: Any, version: int) -> None:
+        """Hand a version of the weights (an object reference to {name: array}) to every worker."""
+        self._weights = (weights_ref, version)
+        pending = {worker.load_weights.remote(weights_ref, version): i for i, worker in enumerate(self.workers)}
+        for reference, index in pending.items():
+            try:
+                ray.get(reference)
+            except RayActorError as error:
+                self._replace(index, error)
+
+    def collect(self, prompts: list[Prompt], draw: Draw, on_group: Callable[[Group], None] | None = None) -> list[Group]:
+        """All groups of a batch, in the order of its prompts."""
+        order = {prompt.id: position for position, prompt in enumerate(prompts)}
+        groups = []
+        for group in self._stream(prompts, draw):
+            groups.append(group)
+            if on_group:
+                on_group(group)
+        return sorted(groups, key=lambda group: order[group.prompt.id])
+
+    def _stream(self, prompts: list[Prompt], draw: Draw) -> Iterator[Group]:
+        count = len(self.workers)
+        jobs: deque[_Job] = deque()
+        for index in range(count):
+            share = {prompt.id: prompt for prompt in prompts[index::count]}
+            if share:
+                jobs.append(_Job(index, share))
+        streams = {self._start(job, draw): job for job in jobs}
+        while streams:
+            ready, _ = ray.wait(list(streams), num_returns=1)
+            stream = ready[0]
+            job = streams[stream]
+            try:
+                group = ray.get(next(stream))
+                del job.missing[group.prompt.id]
+                yield group
+            except StopIteration:
+                del streams[stream]
+            except RayActorError as error:
+                del streams[stream]
+                self._replace(job.worker, error)
+                if job.missing:
+                    streams[self._start(job, draw)] = job
+
+    def _start(self, job: _Job, draw: Draw) -> Any:
+        generate = self.workers[job.worker].generate.options(num_returns="streaming")
+        return generate.remote(list(job.missing.values()), draw)
+
+    def _replace(self, index: int, error: RayActorError) -> None:
+        """A new worker with the current weights in a dead one's place."""
+        if self.restarts >= self.config.rollout.max_restarts:
+            raise RuntimeError(f"rollout worker {index} died and rollout.max_restarts is used up") from error
+        self.restarts += 1
+        self.workers[index] = self._spawn(index)
+        if self._weights:
+            ray.get(self.workers[index].load_weights.remote(*self._weights))
+
+    def metrics(self) -> dict[str, float]:
+        """`rollout/...` and `verify/...` of the last batch, all workers together."""
+        reports = ray.get([worker.statistics.remote() for worker in self.workers])
+        columns = {name: [report[name] for report in reports] for name in reports[0]}
+        return {
+            "rollout/occupancy": sum(columns["occupancy"]) / len(reports),
+            "rollout/prefill_tokens": sum(columns["prefill_tokens"]),
+            "rollout/prefill_saved_tokens": sum(columns["saved_prefill_tokens"]),
+            "rollout/restarts": float(self.restarts),
+            "verify/latency_mean_s": sum(columns["latency_mean_s"]) / len(reports),
+            "verify/latency_max_s": max(columns["latency_max_s"]),
+            "verify/timeouts": sum(columns["timeouts"]),
+            "verify/infra_errors": sum(columns["infra_errors"]),
+        }
+
+    def close(self) -> None:
+        """Let the workers end their verifier processes, then themselves."""
+        for worker in self.workers:
+            try:
+                ray.get(worker.close.remote(), timeout=10)
+            except (RayActorError, RayTaskError, ray.exceptions.GetTimeoutError):
+                pass  # it is killed next
+            ray.kill(worker)
+        self.workers = []

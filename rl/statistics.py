@@ -1,0 +1,96 @@
+"""What one optimizer update tells about itself, over counted tokens only, summed so that ranks and micro-batches add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from rl.objectives.cispo import TokenLoss
+
+
+@dataclass
+class UpdateSums:
+    """Sums over counted tokens; `ratio_max` and `ratio_min` are extremes instead."""
+
+    tokens: float = 0.0
+    loss: float = 0.0  # already scaled: adds up to the step's loss
+    aux_loss: float = 0.0
+    entropy: float = 0.0
+    clipped: float = 0.0
+    ratio: float = 0.0
+    weight: float = 0.0
+    weight_squared: float = 0.0
+    k3: float = 0.0  # r - 1 - log r against the sampler
+    p: float = 0.0  # learner's probabilities, the sampler's, and their moments
+    q: float = 0.0
+    pp: float = 0.0
+    qq: float = 0.0
+    pq: float = 0.0
+    positive_mass: float = 0.0  # scaled |weight * advantage| of positive and negative samples
+    negative_mass: float = 0.0
+    ratio_max: float = float("-inf")
+    ratio_min: float = float("inf")
+
+    def add(self, other: UpdateSums) -> None:
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            combine = {"ratio_max": max, "ratio_min": min}.get(field.name)
+            setattr(self, field.name, combine(mine, theirs) if combine else mine + theirs)
+
+    def metrics(self, updates: int = 1) -> dict[str, float]:
+        """The `policy/...` metrics, the scaled sums as means over `updates`; empty without a counted token."""
+        n = self.tokens
+        if not n:
+            return {}
+        covariance = self.pq / n - self.p * self.q / n**2
+        spread = ((self.pp / n - (self.p / n) ** 2) * (self.qq / n - (self.q / n) ** 2)) ** 0.5
+        return {
+            "policy/loss": self.loss / updates,
+            "policy/aux_loss": self.aux_loss / updates,
+            "policy/entropy": self.entropy / n,
+            "policy/clip_fraction": self.clipped / n,
+            "policy/ratio_mean": self.ratio / n,
+            "policy/ratio_max": self.ratio_max,
+            "policy/ratio_min": self.ratio_min,
+            "policy/weight_mean": self.weight / n,
+            "policy/ess": self.weight**2 / (n * self.weight_squared) if self.weight_squared else 0.0,
+            "policy/k3_kl": self.k3 / n,
+            "policy/pearson": covariance / spread if spread > 0 else 1.0,
+            "policy/loss_mass_positive": self.positive_mass / updates,
+            "policy/loss_mass_negative": self.negative_mass / updates,
+        }
+
+
+@torch.no_grad()
+def update_sums(
+    token: TokenLoss, logprobs_T: Tensor, sampler_T: Tensor, entropy_T: Tensor, advantages_T: Tensor, scales_T: Tensor
+) -> UpdateSums:
+    """Sums over the tokens whose scale is not 0. All arguments [T]."""
+    counted = scales_T != 0
+    if not bool(counted.any()):
+        return UpdateSums()
+    ratio, weight = token.ratio_T[counted].double(), token.weight_T[counted].double()
+    log_r = (logprobs_T - sampler_T)[counted].double()
+    p, q = logprobs_T[counted].double().exp(), sampler_T[counted].double().exp()
+    mass = (scales_T * token.weight_T * advantages_T)[counted].double()
+    return UpdateSums(
+        tokens=float(counted.sum()),
+        loss=float((scales_T * token.loss_T)[counted].double().sum()),
+        entropy=float(entropy_T[counted].double().sum()),
+        clipped=float(token.clipped_T[counted].sum()),
+        ratio=float(ratio.sum()),
+        weight=float(weight.sum()),
+        weight_squared=float(weight.square().sum()),
+        k3=float((log_r.exp() - 1 - log_r).sum()),
+        p=float(p.sum()),
+        q=float(q.sum()),
+        pp=float(p.square().sum()),
+        qq=float(q.square().sum()),
+        pq=float((p * q).sum()),
+        positive_mass=float(mass.clamp(min=0).sum()),
+        negative_mass=float(-mass.clamp(max=0).sum()),
+        ratio_max=float(ratio.max()),
+        ratio_min=float(ratio.min()),
+    )

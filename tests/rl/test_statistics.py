@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+
+from configs.schema import AlgorithmConfig
+from rl.accuracy import estimates, pass_at_k, wilson
+from rl.objectives.cispo import cispo
+from rl.statistics import UpdateSums, update_sums
+from rl.summary import response_metrics, thought
+from tests.rl.builders import group
+
+
+def sums_of(rows):
+    generator = torch.Generator().manual_seed(0)
+    learner, sampler = -torch.rand(2, 40, generator=generator)
+    advantages, scales = torch.randn(40, generator=generator), torch.full((40,), 1 / 30)
+    scales[30:] = 0
+    learner, sampler, advantages, scales = (x[rows] for x in (learner, sampler, advantages, scales))
+    token = cispo(learner, sampler, sampler, advantages, AlgorithmConfig(is_weight_max=1.2))
+    return update_sums(token, learner, sampler, -learner, advantages, scales), learner[scales != 0], sampler[scales != 0]
+
+
+def test_metrics_over_counted_tokens_only():
+    sums, learner, sampler = sums_of(slice(0, 40))
+    metrics = sums.metrics()
+    ratio = (learner - sampler).exp().double()
+    weight = ratio.clamp(max=1.2)
+    assert sums.tokens == 30
+    assert metrics["policy/ratio_mean"] == pytest.approx(ratio.mean().item(), rel=1e-5)
+    assert metrics["policy/ratio_max"] == pytest.approx(ratio.max().item())
+    assert metrics["policy/clip_fraction"] == pytest.approx((ratio > 1.2).float().mean().item())
+    assert metrics["policy/ess"] == pytest.approx((weight.sum() ** 2 / (30 * weight.square().sum())).item(), rel=1e-5)
+    correlation = torch.corrcoef(torch.stack([learner.exp(), sampler.exp()]).double())[0, 1]
+    assert metrics["policy/pearson"] == pytest.approx(correlation.item(), rel=1e-4)
+    assert metrics["policy/k3_kl"] == pytest.approx((ratio - 1 - ratio.log()).mean().item(), rel=1e-4)
+
+
+def test_parts_add_up_to_the_whole():
+    whole, _, _ = sums_of(slice(0, 40))
+    parts = UpdateSums()
+    for rows in (slice(0, 11), slice(11, 12), slice(12, 40)):
+        parts.add(sums_of(rows)[0])
+    for name, value in whole.metrics().items():
+        assert parts.metrics()[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_wilson_interval():
+    found = wilson(35, 100)
+    assert (found.low, found.high) == (pytest.approx(0.2636, abs=1e-4), pytest.approx(0.4475, abs=1e-4))
+    assert wilson(0, 10).low == 0.0 and wilson(10, 10).high == pytest.approx(1.0)
+
+
+def test_pass_at_k():
+    assert pass_at_k(correct=1, samples=4, k=2) == pytest.approx(1 - math.comb(3, 2) / math.comb(4, 2))
+    assert pass_at_k(0, 4, 4) == 0 and pass_at_k(4, 4, 1) == 1
+    found = estimates([[True, False, False, False], [True, True, True, True], [False, False, False, False]])
+    assert found["pass@1"].value == pytest.approx(2 / 3)
+    assert found["avg@4"].value == pytest.approx(5 / 12)
+    assert found["pass@4"].value == pytest.approx(2 / 3)
+    assert found["pass@2"].value == pytest.approx((0.5 + 1 + 0) / 3)
+    assert all(e.low <= e.value <= e.high for e in found.values())
+
+
+def test_response_metrics():
+    metrics = response_metrics([group([1.0, 0.0, None], [3, 5, 100])])
+    assert metrics["reward/mean"] == 0.5 and metrics["groups/masked"] == 1
+    assert metrics["response/tokens_mean"] == 36 and metrics["response/tokens_p50"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [("<think>a</think>b", "a"), ("<think> </think>b", ""), ("b", ""), ("<think>endless", "endless")],
+)
+def test_thought(text, inside):
+    assert thought(text) == inside

@@ -1,0 +1,112 @@
+"""The learner under DeepSpeed: the same step however it is cut, sharded or resumed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from configs.schema import AlgorithmConfig, LearnerConfig, ModelConfig, OptimizerConfig, RunConfig
+from model.network import MiniMax
+from rl.objectives.cispo import cispo
+from tests.rl.builders import samples
+from train.learner_group import LearnerGroup
+
+MODEL = ModelConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4
+)
+LENGTHS = [9, 30, 4, 17, 12, 25, 6]
+# With eps far below the gradients AdamW's first step is lr * sign(gradient): it would show differences of sign alone.
+OPTIMIZER = OptimizerConfig(lr=0.1, eps=0.1, grad_clip=0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def group(request):
+    made = []
+
+    def make(world_size: int, zero_stage: int, micro_batch_tokens: int = 10_000) -> LearnerGroup:
+        learner = LearnerConfig(world_size, zero_stage, micro_batch_tokens=micro_batch_tokens, threads=1)
+        learners = LearnerGroup(RunConfig(learner=learner), MODEL, [{"num_cpus": 1}] * world_size)
+        made.append(learners)
+        learners.connect()
+        learners.start(None, OPTIMIZER)
+        return learners
+
+    yield make
+    for learners in made:
+        learners.close()
+
+
+def plain_step() -> tuple[dict[str, np.ndarray], float]:
+    """One step without DeepSpeed, ranks or micro-batches: a sequence at a time."""
+    network = MiniMax(MODEL).initialize(0)
+    for sample in samples(LENGTHS):
+        tokens = torch.from_numpy(sample.tokens_T.astype(np.int64))
+        logprobs, _, _ = network.logprobs(tokens, torch.tensor([0, len(tokens)]))
+        anchor, mask = torch.from_numpy(sample.anchor_T), torch.from_numpy(sample.loss_mask_T)
+        token = cispo(logprobs, anchor, anchor, torch.full_like(logprobs, sample.advantage), AlgorithmConfig())
+        (token.loss_T * mask * sample.scale).sum().backward()
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), OPTIMIZER.grad_clip)
+    torch.optim.AdamW(
+        network.parameters(), lr=OPTIMIZER.lr, betas=(0.9, 0.95), eps=OPTIMIZER.eps, weight_decay=0.0
+    ).step()
+    return {name: parameter.detach().numpy() for name, parameter in network.named_parameters()}, float(norm)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "zero_stage", "micro_batch_tokens"), [(1, 0, 10_000), (1, 1, 30), (2, 0, 30), (2, 1, 10_000), (2, 2, 30), (2, 3, 30)]
+)
+def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_batch_tokens):
+    expected, norm = plain_step()
+    learners = group(world_size, zero_stage, micro_batch_tokens)
+    report = learners.update(samples(LENGTHS), OPTIMIZER.lr, AlgorithmConfig())
+    weights = ray.get(learners.export())
+    assert report.grad_norm == pytest.approx(norm, rel=1e-4)
+    assert norm > OPTIMIZER.grad_clip, "clipping takes part"
+    assert report.sums.tokens == sum(LENGTHS) - 2 * len(LENGTHS)
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(weights[name], value, atol=2e-6, err_msg=name)
+
+
+def test_more_ranks_than_sequences(group):
+    learners = group(2, 2)
+    before = ray.get(learners.export())
+    report = learners.update(samples([9]), OPTIMIZER.lr, AlgorithmConfig())
+    after = ray.get(learners.export())
+    assert report.sums.tokens == 7 and np.isfinite(report.grad_norm)
+    assert any((before[name] != after[name]).any() for name in before)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_restored_learners_go_on_with_the_same_optimizer(group, tmp_path, zero_stage):
+    learners = group(2, zero_stage)
+    for seed in range(2):
+        learners.update(samples(LENGTHS, seed=seed), OPTIMIZER.lr, AlgorithmConfig())
+    learners.save(str(tmp_path), "bytes")
+    load = learners.expert_load_E
+    learners.update(samples(LENGTHS, seed=2), OPTIMIZER.lr, AlgorithmConfig())
+    expected = ray.get(learners.export())
+    learners.start(str(tmp_path / "model"), OPTIMIZER)
+    learners.restore(str(tmp_path), load)
+    learners.update(samples(LENGTHS, seed=2), OPTIMIZER.lr, AlgorithmConfig())
+    for name, value in ray.get(learners.export()).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+
+
+def test_learner_anchor_makes_the_first_ratio_one(group):
+    learners = group(2, 1, 30)
+    anchored = learners.anchor(samples(LENGTHS))
+    report = learners.update(anchored, 0.0, AlgorithmConfig())
+    metrics = report.sums.metrics()
+    assert metrics["policy/ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert metrics["policy/ratio_min"] == pytest.approx(1, abs=1e-5)
+    assert metrics["policy/k3_kl"] > 0.01, "the sampler's own log-probabilities were something else"

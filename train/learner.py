@@ -1,0 +1,242 @@
+"""One learner rank: the network under DeepSpeed, an optimizer step over packed micro-batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precision, RunConfig
+from model import checkpoint
+from model.network import MiniMax
+from model.tokenizer import load_tokenizer
+from rl.objectives.cispo import TokenLoss, cispo
+from rl.objectives.supervised import supervised
+from rl.packing import MicroBatch
+from rl.statistics import UpdateSums, update_sums
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What one rank saw in one optimizer step."""
+
+    sums: UpdateSums
+    expert_counts_E: np.ndarray  # float64: times each expert was chosen, over layers and tokens
+    router_tokens: int  # layers * tokens
+    grad_norm: float  # of the whole step, before clipping
+
+
+class Policy(nn.Module):
+    """The network with log-probabilities as its forward, so that DeepSpeed's hooks see every parameter's use."""
+
+    def __init__(self, network: MiniMax):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+        logprobs_T, entropy_T, output = self.network.logprobs(tokens_T, cu_seqlens, temperature)
+        return logprobs_T, entropy_T, output.router_logits
+
+
+class Learner:
+    """Hosted in a Ray actor by `train.learner_group`. Every method but the constructor is a collective call of all ranks."""
+
+    def __init__(self, config: RunConfig, model: ModelConfig, rank: int):
+        self.config, self.model, self.rank = config, model, rank
+        self.world_size = config.learner.world_size
+        threads = config.learner.threads or max(1, len(os.sched_getaffinity(0)) // self.world_size)
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.engine: Any = None
+
+    def address(self) -> tuple[str, int]:
+        """Host and a free port, for rank 0 to be met at."""
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return _host_address(), listener.getsockname()[1]
+
+    def connect(self, host: str, port: int) -> int:
+        """Join the process group. Returns the process id."""
+        os.environ.update(
+            MASTER_ADDR=host, MASTER_PORT=str(port), RANK=str(self.rank), WORLD_SIZE=str(self.world_size), LOCAL_RANK="0"
+        )
+        deepspeed = _deepspeed()
+        deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
+        return os.getpid()
+
+    def start(self, weights: str | None, optimizer: OptimizerConfig) -> int:
+        """A fresh optimizer over weights from a folder in Hugging Face's format, or random ones. Returns the parameter count."""
+        dtype = torch.bfloat16 if self.config.learner.precision is Precision.bfloat16 else torch.float32
+        network = MiniMax(self.model, dtype)
+        network.checkpoint_activations = self.config.learner.activation_checkpointing
+        if weights is None:
+            network.initialize(self.config.seed)
+        else:
+            checkpoint.load(Path(weights), network)
+        size = sum(parameter.numel() for parameter in network.parameters())
+        adamw = torch.optim.AdamW(
+            _decay_groups(network, optimizer.weight_decay),
+            lr=optimizer.lr,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+        )
+        if self.engine is not None:
+            self.engine.destroy()
+        self.engine = _deepspeed().initialize(
+            model=Policy(network.to(self.device)),
+            optimizer=adamw,
+            config=_deepspeed_config(self.config, optimizer, size),
+            dist_init_required=False,
+        )[0]
+        return size
+
+    def update(
+        self, batches: list[MicroBatch], lr: float, algorithm: AlgorithmConfig | None, load_E: np.ndarray | None, tokens: int
+    ) -> UpdateReport:
+        """One optimizer step over this rank's micro-batches.
+
+        algorithm: CISPO's numbers, or None for cross-entropy. load_E: choices per token of each expert in the previous update,
+        for the balancing loss; tokens: packed tokens of the whole step, all ranks.
+        """
+        engine = self.engine
+        engine.train()
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
+        total, counts_E, router_tokens = UpdateSums(), np.zeros(self.model.num_local_experts), 0
+        for index, batch in enumerate(batches):
+            engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            sums, counts, loss = self._loss(batch, algorithm, load_E, tokens)
+            # DeepSpeed averages over ranks; the scales already make the sum over ranks right.
+            engine.backward(loss * self.world_size)
+            total.add(sums)
+            if batch.samples:
+                counts_E += counts
+                router_tokens += len(batch.tokens_T) * self.model.num_hidden_layers
+        grad_norm = self._step()
+        return UpdateReport(total, counts_E, router_tokens, grad_norm)
+
+    def _loss(
+        self, batch: MicroBatch, algorithm: AlgorithmConfig | None, load_E: np.ndarray | None, tokens: int
+    ) -> tuple[UpdateSums, np.ndarray, Tensor]:
+        logprobs_T, entropy_T, router_logits = self._forward(batch)
+        scales_T, advantages_T, anchor_T, sampler_T = (
+            torch.from_numpy(array).to(self.device)
+            for array in (batch.scales_T, batch.advantages_T, batch.anchor_T, batch.sampler_T)
+        )
+        token: TokenLoss
+        if algorithm is None:
+            token, sampler_T = supervised(logprobs_T), logprobs_T.detach()
+        else:
+            token = cispo(logprobs_T, anchor_T, sampler_T, advantages_T, algorithm)
+        loss = (token.loss_T * scales_T).sum()
+        sums = update_sums(token, logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T)
+        probs = torch.cat(router_logits).softmax(-1)
+        counts = torch.bincount(probs.topk(self.model.num_experts_per_tok, -1).indices.flatten(), minlength=probs.shape[-1])
+        if load_E is not None and batch.samples and self.model.router_aux_loss_coef > 0:
+            load = torch.from_numpy(load_E).to(probs)
+            share = len(router_logits) * tokens
+            aux = self.model.router_aux_loss_coef * len(load) * (load * probs.sum(0)).sum() / share
+            sums.aux_loss = float(aux.detach())
+            loss = loss + aux
+        return sums, counts.cpu().numpy().astype(np.float64), loss
+
+    def _forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        tokens_T = torch.from_numpy(batch.tokens_T).to(self.device)
+        cu_seqlens = torch.from_numpy(batch.cu_seqlens).to(self.device)
+        return self.engine(tokens_T, cu_seqlens, self.config.sampling.temperature)
+
+    def _step(self) -> float:
+        """The optimizer step. Returns the gradient norm before clipping, which DeepSpeed keeps only with ZeRO."""
+        norm = None
+        if self.config.learner.zero_stage == 0:
+            grads = [parameter.grad for parameter in self.engine.module.parameters() if parameter.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(grads))
+        self.engine.step()
+        if norm is None:
+            norm = float(self.engine.get_global_grad_norm())
+        return norm
+
+    @torch.no_grad()
+    def logprobs(self, batches: list[MicroBatch]) -> list[np.ndarray]:
+        """Log-probabilities [T] of each micro-batch under the current weights."""
+        self.engine.eval()
+        return [self._forward(batch)[0].cpu().numpy() for batch in batches]
+
+    def export(self) -> dict[str, np.ndarray] | None:
+        """All weights by name, on rank 0 (None elsewhere); under ZeRO-3 gathered a module at a time."""
+        from deepspeed import zero
+
+        network, weights = self.engine.module.network, {}
+        for prefix, module in network.named_modules():
+            own = list(module.named_parameters(prefix, recurse=False))
+            with zero.GatheredParameters([parameter for _, parameter in own], enabled=self.config.learner.zero_stage == 3):
+                if self.rank == 0:
+                    weights.update({name: parameter.detach().float().cpu().numpy().copy() for name, parameter in own})
+        return weights if self.rank == 0 else None
+
+    def save(self, folder: str, tokenizer_name: str) -> None:
+        """`folder`/model in Hugging Face's format and `folder`/learner with the optimizer's partitions."""
+        weights = self.export()
+        if weights is not None:
+            named = ((name, torch.from_numpy(array)) for name, array in weights.items())
+            checkpoint.save(Path(folder) / "model", self.model, named, load_tokenizer(tokenizer_name))
+        self.engine.save_checkpoint(str(Path(folder) / "learner"), tag="state")
+
+    def restore(self, folder: str) -> None:
+        """Weights and optimizer from what `save` wrote, after `start`. Raises RuntimeError if DeepSpeed finds nothing to load."""
+        path, _ = self.engine.load_checkpoint(str(Path(folder) / "learner"), tag="state")
+        if path is None:
+            raise RuntimeError(f"{folder}/learner holds no checkpoint that this learner can load")
+
+
+def _deepspeed() -> Any:
+    """DeepSpeed, quiet, and without the shared-memory op that it would otherwise compile for gloo."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _deepspeed_config(config: RunConfig, optimizer: OptimizerConfig, size: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": config.learner.zero_stage,
+        "contiguous_gradients": True,
+        # Buckets are allocated whole: DeepSpeed's default of 5e8 elements is 2 GB, whatever the model.
+        "reduce_bucket_size": min(size, 200_000_000),
+        "stage3_prefetch_bucket_size": min(size, 50_000_000),
+    }
+    if config.learner.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # the boundary is set by hand: steps differ in micro-batches
+        "gradient_clipping": optimizer.grad_clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own would be compiled
+        "steps_per_print": None,
+    }
+
+
+def _decay_groups(network: MiniMax, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only."""
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    vectors = [p for p in network.parameters() if p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _host_address() -> str:
+    import ray
+
+    return ray.util.get_node_ip_address()

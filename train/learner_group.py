@@ -1,0 +1,93 @@
+"""The learner's ranks as one object: packs a step's sequences, hands every rank its share, adds up what they report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+
+from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, RunConfig
+from rl.advantages import Sample
+from rl.packing import pack
+from rl.statistics import UpdateSums
+from train.learner import Learner
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step, all ranks together."""
+
+    sums: UpdateSums
+    grad_norm: float
+
+
+class LearnerGroup:
+    """`world_size` learner ranks in Ray actors. They live and die together: a rank can't be replaced alone."""
+
+    def __init__(self, config: RunConfig, model: ModelConfig, placement: Sequence[dict[str, Any]]):
+        self.config = config
+        self.ranks = [
+            ray.remote(Learner).options(**options).remote(config, model, rank) for rank, options in enumerate(placement)
+        ]
+        self.expert_load_E: list[float] | None = None  # choices per token, of the previous update
+
+    def connect(self) -> list[int]:
+        """Form the process group. Returns the ranks' process ids."""
+        host, port = ray.get(self.ranks[0].address.remote())
+        return self._all("connect", host, port)
+
+    def start(self, weights: str | None, optimizer: OptimizerConfig) -> int:
+        """Fresh optimizer, weights from a folder or random. Returns the parameter count."""
+        self.expert_load_E = None
+        return self._all("start", weights, optimizer)[0]
+
+    def update(self, samples: list[Sample], lr: float, algorithm: AlgorithmConfig | None) -> StepReport:
+        """One optimizer step over `samples`; CISPO, or cross-entropy without an `algorithm`."""
+        batches = pack(samples, len(self.ranks), self.config.learner.micro_batch_tokens)
+        tokens = sum(len(sample.tokens_T) for sample in samples)
+        load_E = None if self.expert_load_E is None else np.array(self.expert_load_E)
+        reports = ray.get(
+            [rank.update.remote(batch, lr, algorithm, load_E, tokens) for rank, batch in zip(self.ranks, batches, strict=True)]
+        )
+        sums = UpdateSums()
+        for report in reports:
+            sums.add(report.sums)
+        chosen_E = sum(report.expert_counts_E for report in reports)
+        self.expert_load_E = (chosen_E / sum(report.router_tokens for report in reports)).tolist()
+        return StepReport(sums, reports[0].grad_norm)
+
+    def anchor(self, samples: list[Sample]) -> list[Sample]:
+        """The samples with log-probabilities under the current weights as their anchor."""
+        batches = pack(samples, len(self.ranks), self.config.learner.micro_batch_tokens)
+        results = ray.get([rank.logprobs.remote(batch) for rank, batch in zip(self.ranks, batches, strict=True)])
+        anchored = list(samples)
+        for rank_batches, rank_results in zip(batches, results, strict=True):
+            for batch, logprobs_T in zip(rank_batches, rank_results, strict=True):
+                for index, row in zip(batch.samples, np.split(logprobs_T, batch.cu_seqlens[1:-1]), strict=False):
+                    masked = np.where(samples[index].loss_mask_T, row, 0).astype(np.float32)
+                    anchored[index] = replace(samples[index], anchor_T=masked)
+        return anchored
+
+    def export(self) -> Any:
+        """An object reference to {name: array} of all weights; they go from rank 0 to the workers without passing here."""
+        references = [rank.export.remote() for rank in self.ranks]
+        ray.get(references[1:])
+        return references[0]
+
+    def save(self, folder: str, tokenizer_name: str) -> None:
+        self._all("save", folder, tokenizer_name)
+
+    def restore(self, folder: str, expert_load_E: list[float] | None) -> None:
+        self._all("restore", folder)
+        self.expert_load_E = expert_load_E
+
+    def close(self) -> None:
+        for rank in self.ranks:
+            ray.kill(rank)
+        self.ranks = []
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return ray.get([getattr(rank, method).remote(*arguments) for rank in self.ranks])

@@ -1,0 +1,75 @@
+"""Reinforcement learning by CISPO: sample, judge, learn, publish, step after step."""
+
+from __future__ import annotations
+
+import time
+
+from configs.schema import Anchor
+from model.generation.randomness import stream_key
+from rl.advantages import informative, to_samples
+from rl.statistics import UpdateSums
+from rl.summary import response_metrics
+from rl.types import Group
+from rl.worker import Draw
+from train.run import Run
+from train.schedule import learning_rate
+from train.warm_start import warm_start
+
+
+def train(run: Run) -> None:
+    """Warm start if asked for, then RL to the last step or to a stop request, with an evaluation at both ends."""
+    if not warm_start(run):
+        return
+    weights = run.folder / "checkpoints" / run.state.label / "model" if run.state.warm_start_step else run.config.checkpoint
+    run.start_learner(weights and str(weights), run.config.optimizer, phase_resumed=run.state.step > 0)
+    run.publish(run.state.step)
+    if run.state.step == 0:
+        run.evaluate()
+    for step in run.steps():
+        started = time.monotonic()
+        groups, sampled = collect(run, step)
+        learned = learn(run, groups)
+        published = run.publish(step)
+        run.finish_step(groups, {**sampled, **learned, **published}, time.monotonic() - started)
+    run.save()
+
+
+def collect(run: Run, step: int) -> tuple[list[Group], dict[str, float]]:
+    """A step's groups: `prompts_per_step`, then refills for those that carry no gradient while `max_refills` lasts."""
+    algorithm, sampling = run.config.algorithm, run.config.sampling
+    started, groups, refills = time.monotonic(), [], -1
+    while refills < (algorithm.max_refills if algorithm.dynamic_sampling else 0):
+        wanted = algorithm.prompts_per_step - sum(map(informative, groups))
+        if wanted == 0:
+            break
+        refills += 1
+        seed = stream_key(run.config.seed, step, refills)
+        draw = Draw(algorithm.group_size, sampling.temperature, sampling.max_tokens, seed)
+        groups += run.generate(run.prompts.take(wanted), draw)
+    metrics = {"groups/refills": float(refills), "time/generate_s": time.monotonic() - started}
+    return groups, {**metrics, **response_metrics(groups), **run.rollouts.metrics()}
+
+
+def learn(run: Run, groups: list[Group]) -> dict[str, float]:
+    """`updates_per_step` optimizer steps over the groups that carry gradient, each over its share of the prompts."""
+    algorithm, started = run.config.algorithm, time.monotonic()
+    kept = [group for group in groups if informative(group)] if algorithm.dynamic_sampling else groups
+    parts = [kept[i :: algorithm.updates_per_step] for i in range(algorithm.updates_per_step)]
+    parts = [to_samples(part, algorithm, run.config.sampling.max_tokens) for part in parts if part]
+    if algorithm.anchor is Anchor.learner:
+        parts = [run.learner.anchor(part) for part in parts]
+    done = run.state.step * algorithm.updates_per_step
+    sums, norms, lr = UpdateSums(), [], 0.0
+    with run.console.bar(len(parts), "update", "step") as bar:
+        for index, part in enumerate(parts):
+            lr = learning_rate(run.config.optimizer, done + index, run.config.steps * algorithm.updates_per_step)
+            report = run.learner.update(part, lr, algorithm)
+            sums.add(report.sums)
+            norms.append(report.grad_norm)
+            bar.update(1)
+    metrics = {"groups/kept": float(len(kept)), "groups/dropped": float(len(groups) - len(kept))}
+    if parts:
+        metrics |= sums.metrics(len(parts))
+        metrics |= {"policy/grad_norm": sum(norms) / len(norms), "policy/lr": lr}
+    seconds = time.monotonic() - started
+    return metrics | {"time/update_s": seconds, "throughput/update_tokens_per_s": sums.tokens / seconds}

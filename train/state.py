@@ -1,0 +1,51 @@
+"""Checkpoints of a run: where it stands, written aside and renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model.aside import written_aside
+
+
+@dataclass
+class RunState:
+    """Where a run stands. With the learner's state and the seed this is all there is: randomness is keyed, not carried."""
+
+    warm_start_step: int = 0  # supervised steps done
+    step: int = 0  # RL steps done
+    warm_start_position: int = 0  # of the prompt streams
+    position: int = 0
+    expert_load_E: list[float] | None = None
+    wall_s: float = 0.0
+    world_size: int = 1
+    zero_stage: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"step-{self.step:06d}" if self.step else f"warm-{self.warm_start_step:06d}"
+
+
+def save_state(checkpoints: Path, state: RunState, write: Callable[[Path], None], keep: int) -> Path:
+    """Write a checkpoint folder by `write`, add the state, rename it into place, and drop the oldest beyond `keep`."""
+    final = checkpoints / state.label
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with written_aside(final) as folder:
+        write(folder)
+        (folder / "state.json").write_text(json.dumps(asdict(state), indent=1))
+    for stale in finished_checkpoints(checkpoints)[: -max(1, keep)]:
+        shutil.rmtree(stale)
+    return final
+
+
+def finished_checkpoints(checkpoints: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    found = [path for path in checkpoints.glob("*-*") if not path.name.startswith(".") and (path / "state.json").exists()]
+    return sorted(found, key=lambda path: (path.name.startswith("step-"), path.name))
+
+
+def load_state(checkpoint: Path) -> RunState:
+    return RunState(**json.loads((checkpoint / "state.json").read_text()))

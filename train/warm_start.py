@@ -1,0 +1,40 @@
+"""Supervised warm start: cross-entropy on demonstrations until the policy can be sampled from with profit."""
+
+from __future__ import annotations
+
+from rl.demonstrations import demonstration_samples
+from train.run import Run
+from train.schedule import learning_rate
+
+
+def warm_start(run: Run) -> bool:
+    """The supervised steps still to do. Returns False if a stop was asked for before the last.
+
+    Leaves its weights in checkpoints/warm-..., from which RL starts with an optimizer of its own.
+    """
+    config, options = run.config, run.config.warm_start
+    if run.state.step > 0 or run.state.warm_start_step >= options.steps:
+        return True
+    run.start_learner(config.checkpoint, options.optimizer, phase_resumed=run.state.warm_start_step > 0)
+    with run.console.bar(options.steps - run.state.warm_start_step, "warm start", "step") as bar:
+        while run.state.warm_start_step < options.steps and run.stop.signal is None:
+            done = run.state.warm_start_step
+            prompts = run.warm_start_prompts.take(options.batch_size)
+            samples = demonstration_samples(
+                prompts, config.data, run.tokenizer, config.seed, done, options.direct_fraction
+            )
+            lr = learning_rate(options.optimizer, done, options.steps)
+            report = run.learner.update(samples, lr, algorithm=None)
+            run.state.warm_start_step += 1
+            run.log(
+                {
+                    "warm_start/step": done + 1,
+                    "warm_start/loss": report.sums.loss,
+                    "warm_start/grad_norm": report.grad_norm,
+                    "warm_start/lr": lr,
+                }
+            )
+            bar.set_postfix(loss=f"{report.sums.loss:.3f}")
+            bar.update(1)
+    run.save()
+    return run.stop.signal is None
