@@ -1,0 +1,143 @@
+"""A response in, a verdict out: the verifier's correctness, format and length, weighted and clipped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from rewards.format import format_score
+from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
+from rewards.judgement import Call, Decision
+from rewards.math import check_gold, check_golds
+from rewards.overlong import overlong_penalty
+from rewards.registry import check_verifier, judge
+from rewards.verdict import Problem, Response, Status, Verdict
+
+__all__ = ["Grader", "check_gold", "check_golds", "check_verifier"]
+
+
+class Grader:
+    """Grades from any thread. `reward = clip(sum of weight * part)` over the parts with a weight.
+
+    `timeout_s` seconds and `memory_mb` MB are one verification's; an answer that needs more is wrong (status
+    timeout, or fail with its reason), since only the answer can be the cause. If the verifier itself fails, the
+    reward is None. `verdict.correct` and `parts["correct"]` are the raw correctness whatever the weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        correct_weight: float = 1.0,
+        format_weight: float = 0.0,
+        overlong_weight: float = 0.0,
+        overlong_cache_tokens: int = 0,
+        clip_min: float = -1.0,
+        clip_max: float = 1.0,
+        processes: int = 1,
+        timeout_s: float = 5.0,
+        memory_mb: int = 1024,
+    ):
+        if clip_min > clip_max:
+            raise ValueError(f"clip_min={clip_min}: above clip_max={clip_max}")
+        self.weights = {"correct": correct_weight, "format": format_weight, "overlong": overlong_weight}
+        self.overlong_cache_tokens = overlong_cache_tokens
+        self.clip_min, self.clip_max = clip_min, clip_max
+        self._pool = IsolatedPool(processes, timeout_s, memory_mb)
+        self._lock = threading.Lock()
+        self._counts = {"graded": 0, "library_calls": 0, "timeouts": 0, "infra_errors": 0}
+        self._latency_total = self._latency_max = 0.0
+
+    def submit(self, problem: Problem, response: Response) -> Future[Verdict]:
+        """Never waits for a verification. Raises ValueError for an unknown verifier, RuntimeError once closed."""
+        judgement = judge(problem, response)
+        promise: Future[Verdict] = Future()
+        promise.set_running_or_notify_cancel()  # a verification under way isn't cancelled
+        if isinstance(judgement, Decision):
+            found = {"correct": judgement.correct, "error": judgement.reason}
+            promise.set_result(self._count(self._verdict(response, found)))
+            return promise
+        began = time.monotonic()
+
+        def finish(call: Future[Any]) -> None:
+            try:
+                promise.set_result(self._count(self._judged(response, call), time.monotonic() - began))
+            except Exception as error:  # else it would be lost in the pool's thread, and the caller wait for ever
+                promise.set_exception(error)
+
+        self._call(judgement).add_done_callback(finish)
+        return promise
+
+    def grade(self, problem: Problem, response: Response) -> Verdict:
+        return self.submit(problem, response).result()
+
+    def stats(self, reset: bool = False) -> dict[str, float]:
+        """Counts since the start or the last reset: responses graded, isolated calls with their latency in seconds
+        (waiting included), timeouts, infrastructure errors; and how many calls wait now."""
+        with self._lock:
+            calls = self._counts["library_calls"]
+            found = {
+                **self._counts,
+                "latency_mean_s": self._latency_total / calls if calls else 0.0,
+                "latency_max_s": self._latency_max,
+                "queue_depth": self._pool.depth(),
+            }
+            if reset:
+                self._counts = dict.fromkeys(self._counts, 0)
+                self._latency_total = self._latency_max = 0.0
+            return found
+
+    def close(self) -> None:
+        """Ends the isolated processes; verdicts still pending become infrastructure errors."""
+        self._pool.close()
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, judgement: Call) -> Future[Any]:
+        return self._pool.submit(judgement.function, judgement.args, judgement.preload)
+
+    def _judged(self, response: Response, call: Future[Any]) -> Verdict:
+        error = call.exception()
+        if error is None:
+            result = call.result()
+            found = result if isinstance(result, dict) else {"correct": result is True}
+            if not found["correct"] and not found.get("error"):
+                found = {**found, "error": "not the answer"}
+            return self._verdict(response, found)
+        if isinstance(error, CallTimeout):
+            return self._verdict(response, {"correct": False, "error": f"verification {error}"}, Status.timeout)
+        if isinstance(error, CallOutOfMemory):
+            return self._verdict(response, {"correct": False, "error": f"verification {error}"})
+        if isinstance(error, (CallRaised, WorkerDied)):
+            return Verdict(None, False, Status.infra_error, {}, f"the verifier failed: {error}")
+        raise error
+
+    def _verdict(self, response: Response, found: dict[str, Any], status: Status | None = None) -> Verdict:
+        correct = bool(found["correct"])
+        if found.get("masked"):
+            return Verdict(None, correct, Status.infra_error, found["parts"], found["error"])
+        parts: dict[str, float] = {"correct": float(correct), **found.get("parts", {})}
+        if self.weights["format"]:
+            parts["format"] = format_score(response.text)
+        if self.weights["overlong"]:
+            parts["overlong"] = overlong_penalty(response.tokens, response.max_tokens, self.overlong_cache_tokens)
+        reward = sum(weight * parts[name] for name, weight in self.weights.items() if weight)
+        reward = min(self.clip_max, max(self.clip_min, reward))
+        status = status or (Status.passed if correct else Status.failed)
+        return Verdict(reward, correct, status, parts, found.get("error", ""))
+
+    def _count(self, verdict: Verdict, latency: float | None = None) -> Verdict:
+        with self._lock:
+            self._counts["graded"] += 1
+            self._counts["timeouts"] += verdict.status is Status.timeout
+            self._counts["infra_errors"] += verdict.status is Status.infra_error
+            if latency is not None:
+                self._counts["library_calls"] += 1
+                self._latency_total += latency
+                self._latency_max = max(self._latency_max, latency)
+        return verdict

@@ -1,0 +1,26 @@
+"""What a verifier says at once: a decision, or the call in an isolated process that will decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`reason` tells a person why the answer is wrong; empty when it is right."""
+
+    correct: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """`function` ("module:name") in an isolated process on JSON `args`.
+
+    It returns whether the answer is right, or what `Grader` documents for a user's verifier.
+    """
+
+    function: str
+    args: tuple[Any, ...]
+    preload: tuple[str, ...] = ()

@@ -1,0 +1,26 @@
+"""Answers to generated problems: 1.0 or nothing."""
+
+from __future__ import annotations
+
+from rewards.answer import final_text, same_value
+from rewards.judgement import Call, Decision
+from rewards.logic.families import ADMITTED, Judge
+from rewards.verdict import Problem
+
+# No admitted family has longer answers; a scorer is not fed a policy's whole monologue.
+MAX_ANSWER_CHARS = 20_000
+
+
+def judge(problem: Problem, text: str) -> Decision | Call:
+    """Judge what stands after the last `</think>`; without a think block, the whole text."""
+    answer = final_text(text)
+    if answer is None:
+        return Decision(False, "no answer after </think>")
+    if same_value(answer, problem.answer):
+        return Decision(True)
+    if ADMITTED[problem.task] is Judge.exact:
+        return Decision(False, "not the answer")
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Decision(False, f"answer of more than {MAX_ANSWER_CHARS} characters")
+    args = (problem.task, problem.entry["params"], answer, problem.answer, problem.entry["metadata"])
+    return Call("rewards.logic.library:score", args)
