@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,19 +117,22 @@ def parse_reply(response: str) -> Reply:
 def _split_blocks(answer: str) -> tuple[str, list[str], bool]:
     """Text outside of tool-call blocks, the blocks, and whether every block was closed (an open one is dropped).
 
-    Plain searching, as a lazy regex is quadratic in the openings that a hostile text repeats.
+    One pass over the tags: a lazy pattern from the one to the other is quadratic in what a hostile text repeats.
     """
-    text = ""
+    outside: list[str] = []
     blocks: list[str] = []
-    while True:
-        before, opened, rest = answer.partition("<tool_calls>")
-        text += before
-        if not opened:
-            return text, blocks, True
-        block, closed, answer = rest.partition("</tool_calls>")
-        if not closed:
-            return text, blocks, False
-        blocks.append(block)
+    inside: list[str] | None = None
+    for word in re.split("(<tool_calls>|</tool_calls>)", answer):
+        if inside is not None and word == "</tool_calls>":
+            blocks.append("".join(inside))
+            inside = None
+        elif inside is not None:
+            inside.append(word)
+        elif word == "<tool_calls>":
+            inside = []
+        else:
+            outside.append(word)
+    return "".join(outside), blocks, inside is None
 
 
 def _parse_call(line: str) -> ToolCall | str:

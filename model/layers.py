@@ -39,11 +39,14 @@ class Linear(nn.Module):
 
 
 def rotary_tables(positions_T: Tensor, dims: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos, sin [T, dims / 2] in float32 or float64; computed when needed, as a table for 10M positions takes gigabytes."""
-    dtype = at_least_float32(dtype)
-    exponent = torch.arange(0, dims, 2, dtype=dtype, device=positions_T.device) / dims
-    angles = positions_T.to(dtype)[:, None] * theta**-exponent
-    return angles.cos(), angles.sin()
+    """cos, sin [T, dims / 2] for computing in float32 or `dtype`, whichever is wider.
+
+    Their values are those of the release's float32 tables, in float64 too: exact ones would differ from what the
+    weights were trained with. Computed when needed, as a table for 10M positions takes gigabytes.
+    """
+    exponent = torch.arange(0, dims, 2, dtype=torch.float32, device=positions_T.device) / dims
+    angles = positions_T.float()[:, None] * (1.0 / theta**exponent)
+    return angles.cos().to(at_least_float32(dtype)), angles.sin().to(at_least_float32(dtype))
 
 
 def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class ShardReader:
                 raise CheckpointError(f"{self.folder}: has neither {SINGLE} nor {INDEX}")
             return None
         try:
-            index = json.loads(path.read_text())["weight_map"]
+            index = dict(json.loads(path.read_text())["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: not a weight index: {error!r}") from None
         unlisted = sorted({x.name for x in self.folder.glob("model-*.safetensors")} - set(index.values()))

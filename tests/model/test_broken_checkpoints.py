@@ -1,0 +1,113 @@
+"""Checkpoints that are broken in every way: one clear error, and nothing half-loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from configs.schema import ModelConfig
+from model.checkpoint import CheckpointError, load, read, save
+from tests.model.small import CONFIG, network, same
+
+
+def refused(folder: Path, *said: str) -> None:
+    """Loading and reading raise one error that says all this, and leave the network as it was."""
+    ours = network(5)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder, ours)
+    for text in said:
+        assert text in str(caught.value)
+    assert same(ours, network(5))
+    with pytest.raises(CheckpointError):
+        read(folder)
+
+
+def test_truncated_shard(saved):
+    last = sorted(saved.glob("model-*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-100])
+    refused(saved, last.name, "truncated")
+
+
+def test_empty_shard(saved):
+    last = sorted(saved.glob("model-*.safetensors"))[-1]
+    last.write_bytes(b"")
+    refused(saved, last.name, "truncated")
+
+
+def test_shard_that_is_not_there(saved):
+    last = sorted(saved.glob("model-*.safetensors"))[-1]
+    last.unlink()
+    refused(saved, last.name, "not there")
+
+
+def test_shard_missing_from_the_index(saved):
+    path = saved / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    last = sorted(saved.glob("model-*.safetensors"))[-1].name
+    index["weight_map"] = {key: file for key, file in index["weight_map"].items() if file != last}
+    path.write_text(json.dumps(index))
+    refused(saved, last, "does not list")
+
+
+def test_key_missing_from_the_index(saved):
+    path = saved / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["model.norm.weight"]
+    path.write_text(json.dumps(index))
+    refused(saved, "contradicts", "model.norm.weight")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": 3}'])
+def test_malformed_index(saved, text):
+    (saved / "model.safetensors.index.json").write_text(text)
+    refused(saved, "index")
+
+
+def test_no_weights_at_all(saved):
+    for file in saved.glob("model*"):
+        file.unlink()
+    refused(saved, "has neither")
+
+
+def edited(folder: Path, change) -> Path:
+    """The checkpoint as one file, its tensors changed."""
+    save(folder, CONFIG, network(1).named_parameters())
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_all_missing_unexpected_and_misshapen_keys_are_listed_at_once(tmp_path):
+    def change(tensors):
+        del tensors["model.layers.1.block_sparse_moe.experts.3.w2.weight"], tensors["lm_head.weight"]
+        tensors["model.layers.9.extra"] = torch.zeros(2)
+        tensors["model.layers.0.self_attn.slope_rate2"] = torch.zeros(2)
+        tensors["model.norm.weight"] = torch.zeros(7)
+
+    refused(
+        edited(tmp_path / "edited", change),
+        "missing (2): lm_head.weight, model.layers.1.block_sparse_moe.experts.3.w2.weight",
+        "unexpected (2): model.layers.0.self_attn.slope_rate2, model.layers.9.extra",
+        "misshapen (1): model.norm.weight [7], not [32]",
+    )
+
+
+def test_only_the_four_buffers_are_ignored(tmp_path):
+    def change(tensors):
+        for buffer in ("slope_rate", "query_decay", "key_decay", "diagonal_decay"):
+            tensors[f"model.layers.0.self_attn.{buffer}"] = torch.zeros(3)
+
+    ours = network(2)
+    load(edited(tmp_path / "edited", change), ours)
+    assert same(ours, network(1))
+
+
+def test_another_shape_names_the_keys(saved):
+    other = network(1, ModelConfig(**{**vars(CONFIG), "hidden_size": 64, "layernorm_mlp_alpha": 2.0}))
+    with pytest.raises(CheckpointError, match="hidden_size: 64, not 32; .*layernorm_mlp_alpha: 2.0, not"):
+        load(saved, other)
