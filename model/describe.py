@@ -38,7 +38,7 @@ def describe(config: ModelConfig, world_size: int = 1) -> str:
         f"lightning state       {_bytes(state_bytes(config))} a sequence, float32",
         f"keys and values       {_bytes(kv_bytes(config))} a token, bf16",
         "",
-        f"training state on each of {world_size} device(s), float32 with Adam, activations not counted",
+        f"training state on each of {world_size} device(s), float32 with Adam, without activations and buckets",
     ]
     for stage in range(4):
         need = training_bytes(config, world_size, stage)

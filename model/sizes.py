@@ -65,7 +65,7 @@ def deepseek_r1_flops_per_token(length: int) -> int:
 
 @dataclass(frozen=True)
 class TrainingBytes:
-    """Bytes one device holds through training, activations not counted."""
+    """Bytes one device holds through training: no activations, and none of DeepSpeed's communication buckets."""
 
     parameters: int
     gradients: int
