@@ -14,11 +14,13 @@ def varlen_attention(
 
     Args:
         q_THD: [T, H, D]; k_UKD, v_UKD: [U, Kv, D], H a multiple of Kv.
-        cu_seqlens: int [S + 1] borders of the queries; cu_seqlens_k the same for the keys when a sequence has more keys than
+        cu_seqlens: int [S + 1] borders of the queries; cu_seqlens_k the same for the keys when a sequence has more
+        keys than
             queries (left context): the last query then sees the last key.
     Returns: [T, H, D].
 
-    Sequences of like length run together as one batched call; what pads a call out to its longest lies in the causal future.
+    Sequences of like length run together as one batched call; what pads a call out to its longest lies in the causal
+    future.
     """
     cu_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
     starts, ends, starts_k, ends_k = (x.tolist() for x in (cu_seqlens[:-1], cu_seqlens[1:], cu_k[:-1], cu_k[1:]))

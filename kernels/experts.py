@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def moe_experts(
-    x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor
-) -> Tensor:
-    """y_t = sum over its K experts of weight * down(silu(gate x) * up x); no token is ever dropped. The torch reference.
+def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
+    """y_t = sum over its K experts of weight * down(silu(gate x) * up x); no token is ever dropped. The torch
+    reference.
 
     Args:
         x_TX: [T, X]; expert_TK: int64 [T, K]; weight_TK: [T, K] in float32 or float64.

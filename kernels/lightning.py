@@ -2,7 +2,8 @@
 
     S_t = exp(-s) S_{t-1} + k_t v_t^T        o_t = q_t^T S_t        (no 1/sqrt(D) scale)
 
-Source: MiniMax-01 report (arXiv 2501.08313) and Lightning Attention-2 (arXiv 2401.04658). Decays are only ever formed as
+Source: MiniMax-01 report (arXiv 2501.08313) and Lightning Attention-2 (arXiv 2401.04658). Decays are only ever formed
+as
 exp(-s * distance) with distance >= 0: exp(+s * i) overflows float32 for the steep heads.
 """
 
@@ -124,7 +125,7 @@ def lightning_recurrent(
 
 
 def lightning_decode(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
-    """One token for each of B sequences; `state_BHDD` (float32, contiguous) is updated in place. Returns o [B, H, D]."""
+    """One token a sequence; `state_BHDD` (float32, contiguous) is updated in place. Returns o [B, H, D]."""
     batch, heads, dim = q_BHD.shape
     flat = state_BHDD.view(batch * heads, dim, dim)
     k, v, q = (x.to(flat.dtype).reshape(batch * heads, dim) for x in (k_BHD, v_BHD, q_BHD))

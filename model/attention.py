@@ -16,7 +16,7 @@ from model.layers import Linear, Packed, RMSNorm, join_packed, rotate
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """ALiBi's slopes; head counts that aren't powers of two take every other slope of the next power (Press et al. 2021)."""
+    """ALiBi's slopes (Press et al. 2021); not a power of two: every other slope of the next power is added."""
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (h + 1) / power) for h in range(power)]
     if power < heads:
@@ -24,9 +24,9 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def layer_slopes(heads: int, layer: int, layers: int, device: torch.device) -> Tensor:
-    """Decay per token of each head [H], float64: kernels take it to float32. bf16 would round exp(-s) to 1 for many heads."""
+    """Decay per token of each head [H], float64; kernels use float32: bf16 rounds many an exp(-s) to 1."""
     factor = 1 - layer / (layers - 1) + 1e-5 if layers > 1 else 1 + 1e-5
     return torch.tensor(alibi_slopes(heads), dtype=torch.float64, device=device) * factor
 
@@ -44,8 +44,9 @@ class LightningAttention(nn.Module):
         self.out_proj = Linear(width, config.hidden_size)
         self.norm = RMSNorm(width, config.linear_norm_eps)
 
-    def _qkv(self, x_TX: Tensor) -> tuple[Tensor, ...]:
-        return F.silu(self.qkv_proj(x_TX)).view(len(x_TX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
+    def _qkv(self, x_TX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = F.silu(self.qkv_proj(x_TX)).view(len(x_TX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
+        return q, k, v
 
     def _slopes(self, device: torch.device) -> Tensor:
         return layer_slopes(self.heads, self.layer, self.layers, device)
@@ -56,9 +57,7 @@ class LightningAttention(nn.Module):
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
         past = packed.past.states[self.layer] if packed.past else None
         wanted = packed.future is not None
-        o_THD, state = lightning_attention(
-            *self._qkv(x_TX), self._slopes(x_TX.device), packed.cu_seqlens, past, output_final_state=wanted
-        )
+        o_THD, state = lightning_attention(*self._qkv(x_TX), self._slopes(x_TX.device), packed.cu_seqlens, past, wanted)
         if packed.future is not None and state is not None:
             packed.future.states[self.layer] = state
         return self._output(x_TX, o_THD)

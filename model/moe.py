@@ -42,7 +42,7 @@ class MoE(nn.Module):
 
 
 class SharedExpert(nn.Module):
-    """A dense SwiGLU beside the experts; only in configs with shared_intermediate_size > 0, which the releases are not."""
+    """A dense SwiGLU beside the experts, where shared_intermediate_size > 0; the releases have none."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,14 @@ class Decoder(nn.Module):
 class LMHead(Linear):
     """The head in float32 at both ends: without it M1's reward did not grow (arXiv 2506.13585, section 3.2)."""
 
-    def forward(self, hidden_TX: Tensor) -> Tensor:
-        """Logits [T, V], float32 or better."""
-        return super().forward(hidden_TX.to(at_least_float32(hidden_TX.dtype)))
+    def forward(self, hidden_TX: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
+        """Logits [T, V]; or, given targets, their log-probabilities [T] and the entropies [T]. Float32 or better.
+
+        Both go through `forward` because that is where ZeRO-3 gathers the weight.
+        """
+        if targets_T is None:
+            return super().forward(hidden_TX.to(at_least_float32(hidden_TX.dtype)))
+        return head_logprobs(hidden_TX, self.weight, targets_T, temperature)
 
 
 class MiniMax(nn.Module):
@@ -129,13 +134,14 @@ class MiniMax(nn.Module):
     def logprobs(self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor, Output]:
         """Log-probability of every token given those before it in its sequence, and the entropy it was drawn from.
 
-        Returns logprobs [T] and entropy [T], float32; both are 0 at each sequence's first token, which nothing precedes.
+        Returns logprobs [T] and entropy [T], float32; both are 0 at each sequence's first token, which nothing
+        precedes.
         """
         output = self(tokens_T, cu_seqlens)
         first_S = cu_seqlens[:-1][cu_seqlens[1:] > cu_seqlens[:-1]]
         predicted_T = torch.ones_like(tokens_T, dtype=torch.bool).index_fill(0, first_S, False)
         hidden = output.hidden_TX[:-1][predicted_T[1:]]
-        logprobs, entropy = head_logprobs(hidden, self.lm_head.weight, tokens_T[predicted_T], temperature)
+        logprobs, entropy = self.lm_head(hidden, tokens_T[predicted_T], temperature)
         where = predicted_T.nonzero().squeeze(1)
         spread = [logprobs.new_zeros(len(tokens_T)).index_put((where,), x) for x in (logprobs, entropy)]
         return spread[0], spread[1], output

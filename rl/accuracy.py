@@ -31,14 +31,14 @@ def wilson(successes: int, trials: int) -> Estimate:
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
-    """Chance that at least one of k out of `samples` responses is right (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+    """Chance that one of k out of `samples` responses is right (Chen et al., arXiv 2107.03374, equation 1)."""
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} needs at least {k} samples, there are {samples}")
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
 def mean_estimate(values_P: np.ndarray) -> Estimate:
-    """Mean of one value a problem. Wilson's interval where all are 0 or 1, otherwise 10,000 bootstrap draws of problems."""
+    """Mean of one value a problem: Wilson's interval where all are 0 or 1, else 10,000 bootstrap draws of problems."""
     if np.isin(values_P, (0.0, 1.0)).all():
         return wilson(int(values_P.sum()), len(values_P))
     draws = np.random.default_rng(0).integers(0, len(values_P), (10_000, len(values_P)))

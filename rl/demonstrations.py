@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ import numpy as np
 from configs.schema import DataConfig
 from model.generation.randomness import stream_key
 from model.tokenizer import encode
-from rewards.verdict import Problem
 from rl.advantages import Sample
 from rl.types import Prompt
 
@@ -28,18 +26,25 @@ def demonstration(prompt: Prompt, data: DataConfig, direct: bool) -> str:
     problem = prompt.problem
     worked = _WORKED.get(problem.task)
     if worked is not None:
-        thought, answer = worked(problem), problem.answer
+        thought, answer = worked(problem.entry["compact"]), problem.answer
     elif "solution" in problem.entry:
         solution = str(problem.entry["solution"])
         thought = re.sub(data.answer_pattern, "", solution).strip() if data.answer_pattern else solution
         answer = f"\\boxed{{{problem.answer}}}"
     else:
-        raise ValueError(f"data.tasks: no demonstrations for {problem.task}; those with some: {', '.join(sorted(_WORKED))}")
+        raise ValueError(
+            f"data.tasks: no demonstrations for {problem.task}; those with some: {', '.join(sorted(_WORKED))}"
+        )
     return answer if direct else f"<think>{thought}</think>{answer}"
 
 
 def demonstration_samples(
-    prompts: list[Prompt], data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int, step: int, direct_fraction: float
+    prompts: list[Prompt],
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    step: int,
+    direct_fraction: float,
 ) -> list[Sample]:
     """One supervised batch: every response token counts, averaged over the batch."""
     rows = []
@@ -57,21 +62,21 @@ def _sample(prompt_T: np.ndarray, response_T: np.ndarray, scale: float) -> Sampl
     return Sample(np.concatenate([prompt_T, response_T]), mask, zeros, zeros, 1.0, scale)
 
 
-def _chain_sum(problem: Problem) -> str:
-    """4 + 7 - 2 -> 4+7=11;11-2=9"""
-    tokens = problem.entry["metadata"]["expression"].split()
-    total, steps = int(tokens[0]), []
-    for operator, term in zip(tokens[1::2], tokens[2::2], strict=True):
-        after = total + int(term) if operator == "+" else total - int(term)
-        steps.append(f"{total}{operator}{term}={after}")
+def _chain_sum(expression: str) -> str:
+    """4+7-2= -> 4+7=11;11-2=9"""
+    first, *rest = re.findall(r"[+-]?\d+", expression)
+    total, steps = int(first), []
+    for term in rest:
+        after = total + int(term)
+        steps.append(f"{total}{term}={after}")
         total = after
     return ";".join(steps)
 
 
-def _gcd(problem: Problem) -> str:
-    """Euclid: gcd(48, 36) -> 48%36=12;36%12=0"""
+def _gcd(expression: str) -> str:
+    """Euclid: gcd(48,36)= -> 48%36=12;36%12=0"""
     result, steps = 0, []
-    for number in problem.entry["metadata"]["numbers"]:
+    for number in map(int, re.findall(r"\d+", expression)):
         a, b = max(result, number), min(result, number)
         while b:
             steps.append(f"{a}%{b}={a % b}")
@@ -80,28 +85,27 @@ def _gcd(problem: Problem) -> str:
     return ";".join(steps)
 
 
-def _lcm(problem: Problem) -> str:
-    first, second = problem.entry["metadata"]["numbers"][:2]
-    common = math.gcd(first, second)
-    return f"gcd={common};{first}/{common}={first // common};{first // common}*{second}={problem.answer}"
-
-
-def _products(problem: Problem) -> str:
-    """7 * 34 -> 7*30=210;7*4=28;210+28=238"""
-    first, second = (int(n) for n in problem.entry["metadata"]["expression"].split("*"))
-    place, total, steps = 1, 0, []
-    for digit in reversed(str(second)):
-        part = first * int(digit) * place
-        steps.append(f"{first}*{int(digit) * place}={part}")
-        if total:
-            steps.append(f"{total}+{part}={total + part}")
-        total, place = total + part, place * 10
+def _simple_equation(expression: str) -> str:
+    """5*b+6=26;b= -> 26-6=20;20/5=4, and 5-8*e=-51;e= -> 5+51=56;56/8=7"""
+    equation, _, _ = expression.partition(";")
+    left, right = equation.split("=")
+    value, steps = int(right), []
+    if found := re.fullmatch(r"(\d+)-(.+)", left):  # the unknown is subtracted
+        constant, left = int(found.group(1)), found.group(2)
+        steps.append(f"{constant}{-value:+d}={constant - value}")
+        value = constant - value
+    elif found := re.fullmatch(r"(.+)([+-])(\d+)", left):
+        left, term = found.group(1), int(found.group(3)) * (1 if found.group(2) == "-" else -1)
+        steps.append(f"{value}{term:+d}={value + term}")
+        value += term
+    if found := re.fullmatch(r"(\d+)\*[a-z]", left):
+        steps.append(f"{value}/{found.group(1)}={value // int(found.group(1))}")
     return ";".join(steps)
 
 
-_WORKED: dict[str, Callable[[Problem], str]] = {
+# From a problem's compact form to its worked solution.
+_WORKED: dict[str, Callable[[str], str]] = {
     "chain_sum": _chain_sum,
     "gcd": _gcd,
-    "lcm": _lcm,
-    "products": _products,
+    "simple_equations": _simple_equation,
 }

@@ -1,4 +1,4 @@
-"""Prompts in an order that is a function of the seed: generated tasks, or rows of a data set. Held-out ones never train."""
+"""Prompts from generated tasks or data sets, in an order that is a function of the seed; held-out ones never train."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class PromptStream:
             misses += 1
             if misses > _PATIENCE:
                 raise ValueError(
-                    f"data: only {len(prompts)} of {count} distinct prompts found; the rest are held out, repeated, or longer "
-                    "than data.max_prompt_tokens"
+                    f"data: only {len(prompts)} of {count} distinct prompts found; the rest are held out, repeated, "
+                    "or longer than data.max_prompt_tokens"
                 )
         return list(prompts.values())
 

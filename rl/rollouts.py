@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from configs.schema import ModelConfig, RunConfig
@@ -27,7 +25,8 @@ class _Job:
 class Rollouts:
     """`workers` rollout workers behind one `collect`.
 
-    A response is a function of (weights, seed, prompt, sample), so what a dead worker had not delivered is asked again of its
+    A response is a function of (weights, seed, prompt, sample), so what a dead worker had not delivered is asked
+    again of its
     replacement and comes out the same.
     """
 
@@ -38,8 +37,9 @@ class Rollouts:
         self.workers = [self._spawn(index) for index in range(config.rollout.workers)]
         self._weights: tuple[Any, int] | None = None
 
-    def _spawn(self, index: int) -> ActorHandle:
-        return ray.remote(RolloutWorker).options(**self._placement[index]).remote(*self._arguments)
+    def _spawn(self, index: int) -> Any:
+        actor: Any = ray.remote(RolloutWorker)
+        return actor.options(**self._placement[index]).remote(*self._arguments)
 
     def wait_until_ready(self) -> list[int]:
         """Process ids of the workers. Raises what a constructor raised."""
@@ -55,7 +55,9 @@ class Rollouts:
             except RayActorError as error:
                 self._replace(index, error)
 
-    def collect(self, prompts: list[Prompt], draw: Draw, on_group: Callable[[Group], None] | None = None) -> list[Group]:
+    def collect(
+        self, prompts: list[Prompt], draw: Draw, on_group: Callable[[Group], None] | None = None
+    ) -> list[Group]:
         """All groups of a batch, in the order of its prompts."""
         order = {prompt.id: position for position, prompt in enumerate(prompts)}
         groups = []
@@ -66,16 +68,12 @@ class Rollouts:
         return sorted(groups, key=lambda group: order[group.prompt.id])
 
     def _stream(self, prompts: list[Prompt], draw: Draw) -> Iterator[Group]:
-        count = len(self.workers)
-        jobs: deque[_Job] = deque()
-        for index in range(count):
-            share = {prompt.id: prompt for prompt in prompts[index::count]}
-            if share:
-                jobs.append(_Job(index, share))
-        streams = {self._start(job, draw): job for job in jobs}
+        shares = [prompts[index :: len(self.workers)] for index in range(len(self.workers))]
+        jobs = [_Job(i, {prompt.id: prompt for prompt in share}) for i, share in enumerate(shares) if share]
+        streams: dict[Any, _Job] = {self._start(job, draw): job for job in jobs}
         while streams:
             ready, _ = ray.wait(list(streams), num_returns=1)
-            stream = ready[0]
+            stream: Any = ready[0]
             job = streams[stream]
             try:
                 group = ray.get(next(stream))

@@ -1,4 +1,4 @@
-"""What one optimizer update tells about itself, over counted tokens only, summed so that ranks and micro-batches add up."""
+"""What one optimizer update tells about itself: sums over counted tokens, so that ranks and micro-batches add up."""
 
 from __future__ import annotations
 

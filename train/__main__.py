@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 
 from configs.load import main_config
+from train.conclude import conclude
 from train.loop import train
 from train.plan import describe
-from train.preflight import checked
+from train.preflight import preflight
 from train.run import Run
 
 
 def main() -> int:
-    config = main_config(sys.argv[1:], checked)
+    config = main_config(sys.argv[1:], preflight)
     if config.dry_run:
         print(describe(config))
         return 0
     with Run(config) as run:
         train(run)
-    return run.conclude()
+    return conclude(run)
 
 
 if __name__ == "__main__":

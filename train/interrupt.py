@@ -26,7 +26,9 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        print(f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True)
+        print(
+            f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True
+        )
 
     @property
     def exit_code(self) -> int:

@@ -46,7 +46,7 @@ class Policy(nn.Module):
 
 
 class Learner:
-    """Hosted in a Ray actor by `train.learner_group`. Every method but the constructor is a collective call of all ranks."""
+    """Hosted in a Ray actor by `train.learner_group`. Methods are collective: all ranks call them together."""
 
     def __init__(self, config: RunConfig, model: ModelConfig, rank: int):
         self.config, self.model, self.rank = config, model, rank
@@ -65,14 +65,20 @@ class Learner:
     def connect(self, host: str, port: int) -> int:
         """Join the process group. Returns the process id."""
         os.environ.update(
-            MASTER_ADDR=host, MASTER_PORT=str(port), RANK=str(self.rank), WORLD_SIZE=str(self.world_size), LOCAL_RANK="0"
+            MASTER_ADDR=host,
+            MASTER_PORT=str(port),
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.world_size),
+            LOCAL_RANK="0",
         )
         deepspeed = _deepspeed()
-        deepspeed.init_distributed("nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(
+            "nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+        )
         return os.getpid()
 
     def start(self, weights: str | None, optimizer: OptimizerConfig) -> int:
-        """A fresh optimizer over weights from a folder in Hugging Face's format, or random ones. Returns the parameter count."""
+        """A fresh optimizer over weights from a Hugging Face folder, or random ones. Returns the parameter count."""
         dtype = torch.bfloat16 if self.config.learner.precision is Precision.bfloat16 else torch.float32
         network = MiniMax(self.model, dtype)
         network.checkpoint_activations = self.config.learner.activation_checkpointing
@@ -98,11 +104,17 @@ class Learner:
         return size
 
     def update(
-        self, batches: list[MicroBatch], lr: float, algorithm: AlgorithmConfig | None, load_E: np.ndarray | None, tokens: int
+        self,
+        batches: list[MicroBatch],
+        lr: float,
+        algorithm: AlgorithmConfig | None,
+        load_E: np.ndarray | None,
+        tokens: int,
     ) -> UpdateReport:
         """One optimizer step over this rank's micro-batches.
 
-        algorithm: CISPO's numbers, or None for cross-entropy. load_E: choices per token of each expert in the previous update,
+        algorithm: CISPO's numbers, or None for cross-entropy. load_E: choices per token of each expert in the
+        previous update,
         for the balancing loss; tokens: packed tokens of the whole step, all ranks.
         """
         engine = self.engine
@@ -138,7 +150,9 @@ class Learner:
         loss = (token.loss_T * scales_T).sum()
         sums = update_sums(token, logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T)
         probs = torch.cat(router_logits).softmax(-1)
-        counts = torch.bincount(probs.topk(self.model.num_experts_per_tok, -1).indices.flatten(), minlength=probs.shape[-1])
+        counts = torch.bincount(
+            probs.topk(self.model.num_experts_per_tok, -1).indices.flatten(), minlength=probs.shape[-1]
+        )
         if load_E is not None and batch.samples and self.model.router_aux_loss_coef > 0:
             load = torch.from_numpy(load_E).to(probs)
             share = len(router_logits) * tokens
@@ -176,7 +190,9 @@ class Learner:
         network, weights = self.engine.module.network, {}
         for prefix, module in network.named_modules():
             own = list(module.named_parameters(prefix, recurse=False))
-            with zero.GatheredParameters([parameter for _, parameter in own], enabled=self.config.learner.zero_stage == 3):
+            with zero.GatheredParameters(
+                [parameter for _, parameter in own], enabled=self.config.learner.zero_stage == 3
+            ):
                 if self.rank == 0:
                     weights.update({name: parameter.detach().float().cpu().numpy().copy() for name, parameter in own})
         return weights if self.rank == 0 else None
@@ -190,7 +206,7 @@ class Learner:
         self.engine.save_checkpoint(str(Path(folder) / "learner"), tag="state")
 
     def restore(self, folder: str) -> None:
-        """Weights and optimizer from what `save` wrote, after `start`. Raises RuntimeError if DeepSpeed finds nothing to load."""
+        """Weights and optimizer from what `save` wrote, after `start`. Raises RuntimeError if nothing is there."""
         path, _ = self.engine.load_checkpoint(str(Path(folder) / "learner"), tag="state")
         if path is None:
             raise RuntimeError(f"{folder}/learner holds no checkpoint that this learner can load")

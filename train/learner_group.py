@@ -29,8 +29,9 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, model: ModelConfig, placement: Sequence[dict[str, Any]]):
         self.config = config
-        self.ranks = [
-            ray.remote(Learner).options(**options).remote(config, model, rank) for rank, options in enumerate(placement)
+        actor: Any = ray.remote(Learner)
+        self.ranks: list[Any] = [
+            actor.options(**options).remote(config, model, rank) for rank, options in enumerate(placement)
         ]
         self.expert_load_E: list[float] | None = None  # choices per token, of the previous update
 
@@ -50,7 +51,10 @@ class LearnerGroup:
         tokens = sum(len(sample.tokens_T) for sample in samples)
         load_E = None if self.expert_load_E is None else np.array(self.expert_load_E)
         reports = ray.get(
-            [rank.update.remote(batch, lr, algorithm, load_E, tokens) for rank, batch in zip(self.ranks, batches, strict=True)]
+            [
+                rank.update.remote(batch, lr, algorithm, load_E, tokens)
+                for rank, batch in zip(self.ranks, batches, strict=True)
+            ]
         )
         sums = UpdateSums()
         for report in reports:
@@ -72,7 +76,7 @@ class LearnerGroup:
         return anchored
 
     def export(self) -> Any:
-        """An object reference to {name: array} of all weights; they go from rank 0 to the workers without passing here."""
+        """An object reference to {name: array} of all weights: they go from rank 0 to the workers directly."""
         references = [rank.export.remote() for rank in self.ranks]
         ray.get(references[1:])
         return references[0]

@@ -20,8 +20,8 @@ def train(run: Run) -> None:
     """Warm start if asked for, then RL to the last step or to a stop request, with an evaluation at both ends."""
     if not warm_start(run):
         return
-    weights = run.folder / "checkpoints" / run.state.label / "model" if run.state.warm_start_step else run.config.checkpoint
-    run.start_learner(weights and str(weights), run.config.optimizer, phase_resumed=run.state.step > 0)
+    warm = str(run.folder / "checkpoints" / run.state.label) if run.state.warm_start_step else None
+    run.start_learner(warm or run.config.checkpoint, run.config.optimizer, phase_resumed=run.state.step > 0)
     run.publish(run.state.step)
     if run.state.step == 0:
         run.evaluate()
@@ -37,7 +37,8 @@ def train(run: Run) -> None:
 def collect(run: Run, step: int) -> tuple[list[Group], dict[str, float]]:
     """A step's groups: `prompts_per_step`, then refills for those that carry no gradient while `max_refills` lasts."""
     algorithm, sampling = run.config.algorithm, run.config.sampling
-    started, groups, refills = time.monotonic(), [], -1
+    started, refills = time.monotonic(), -1
+    groups: list[Group] = []
     while refills < (algorithm.max_refills if algorithm.dynamic_sampling else 0):
         wanted = algorithm.prompts_per_step - sum(map(informative, groups))
         if wanted == 0:
@@ -54,8 +55,8 @@ def learn(run: Run, groups: list[Group]) -> dict[str, float]:
     """`updates_per_step` optimizer steps over the groups that carry gradient, each over its share of the prompts."""
     algorithm, started = run.config.algorithm, time.monotonic()
     kept = [group for group in groups if informative(group)] if algorithm.dynamic_sampling else groups
-    parts = [kept[i :: algorithm.updates_per_step] for i in range(algorithm.updates_per_step)]
-    parts = [to_samples(part, algorithm, run.config.sampling.max_tokens) for part in parts if part]
+    shares = [kept[i :: algorithm.updates_per_step] for i in range(algorithm.updates_per_step)]
+    parts = [to_samples(share, algorithm, run.config.sampling.max_tokens) for share in shares if share]
     if algorithm.anchor is Anchor.learner:
         parts = [run.learner.anchor(part) for part in parts]
     done = run.state.step * algorithm.updates_per_step

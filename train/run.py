@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+
+import ray
 
 from configs.load import to_yaml
 from configs.schema import OptimizerConfig, RunConfig
 from launch.ray_cluster import ray_session
+from model import checkpoint
 from model.generation.randomness import stream_key
 from model.tokenizer import load_tokenizer
 from rl.prompts import held_out_prompts, training_stream
@@ -18,26 +23,26 @@ from rl.summary import evaluation_metrics
 from rl.types import Group, Prompt
 from rl.worker import Draw
 from train.console import Console
+from train.folder import free_name, last_checkpoint
 from train.interrupt import StopRequest
 from train.learner_group import LearnerGroup
 from train.memory import total_megabytes
-from train.plan import resolve_model, tokenizer_name
-from train.state import RunState, finished_checkpoints, load_state, save_state
+from train.state import RunState, load_state, save_state
 from train.tracking import Tracker
+from train.weights import network_config, tokenizer_name, weights_folder
 
 
 class Run:
-    """Opened with `with`: folder, tracker, Ray, learner and rollout workers come up; they go down with it, also on errors."""
+    """Opened by `with`: folder, tracker, Ray, learner and workers come up, and go down with it, also on errors."""
 
     def __init__(self, config: RunConfig, learner: bool = True, rollouts: bool = True):
-        self.config = config
-        self.folder = Path(config.runs_dir) / config.name
-        self.resumed = self._latest_checkpoint() if config.resume else None
+        self.resumed = last_checkpoint(Path(config.resume)) if config.resume else None
+        if not config.resume:
+            config = replace(config, name=free_name(Path(config.runs_dir), config.name))
+        self.config, self.folder = config, Path(config.resume or Path(config.runs_dir) / config.name)
         self.state = load_state(self.resumed) if self.resumed else RunState()
-        self.state.world_size, self.state.zero_stage = config.learner.world_size, config.learner.zero_stage
-        self._wants = learner, rollouts
+        self._parts = learner, rollouts
         self._stack = ExitStack()
-        self._before_s = self.state.wall_s
 
     def __enter__(self) -> Run:
         try:
@@ -51,33 +56,31 @@ class Run:
         self._stack.close()
 
     def _open(self) -> None:
-        config = self.config
-        self._started = time.monotonic()
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        config, state = self.config, self.state
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(to_yaml(config))
         self.console = Console(config.tracking.progress)
-        self.tracker = Tracker(self.folder, config, self.state.step if self.resumed else None)
-        self._stack.callback(self.tracker.close)
-        self.model, name = resolve_model(config), tokenizer_name(config)
-        self._tokenizer_name = name
-        self.tokenizer = load_tokenizer(name)
+        self.console.line(f"run folder {self.folder}")
+        self.tracker = self._stack.enter_context(Tracker(self.folder, config, state.step if config.resume else None))
+        self.tokenizer = load_tokenizer(tokenizer_name(config))
         self.prompts = training_stream(config.data, self.tokenizer, config.seed)
-        self.warm_start_prompts = training_stream(config.data, self.tokenizer, stream_key("warm start", config.seed) % (1 << 31))
-        self.prompts.position, self.warm_start_prompts.position = self.state.position, self.state.warm_start_position
-        wants_learner, wants_rollouts = self._wants
-        ranks, workers = config.learner.world_size * wants_learner, config.rollout.workers * wants_rollouts
+        self.prompts.position = state.position
+        self.warm_start_prompts = training_stream(config.data, self.tokenizer, config.seed)
+        self.warm_start_prompts.position = state.warm_start_position
+        learner, rollouts = self._parts
+        ranks, workers = config.learner.world_size * learner, config.rollout.workers * rollouts
         cluster = self._stack.enter_context(ray_session(config.cluster, ranks, workers))
         self.stop = self._stack.enter_context(StopRequest())
-        if wants_learner:
-            self.learner = LearnerGroup(config, self.model, cluster.learner_placement)
+        model = network_config(config)
+        if learner:
+            self.learner = LearnerGroup(config, model, cluster.learner_placement)
             self._stack.callback(self.learner.close)
-        if wants_rollouts:
-            self.rollouts = Rollouts(config, self.model, name, cluster.rollout_placement)
+        if rollouts:
+            self.rollouts = Rollouts(config, model, tokenizer_name(config), cluster.rollout_placement)
             self._stack.callback(self.rollouts.close)
-        if wants_learner:
-            self.learner.connect()
-        if wants_rollouts:
             self.rollouts.wait_until_ready()
+        if learner:
+            self.learner.connect()
 
     def start_learner(self, weights: str | None, optimizer: OptimizerConfig, phase_resumed: bool) -> None:
         """A fresh optimizer over `weights`, or the resumed checkpoint's where it was saved in this phase."""
@@ -85,7 +88,7 @@ class Run:
             self.learner.start(str(self.resumed / "model"), optimizer)
             self.learner.restore(str(self.resumed), self.state.expert_load_E)
         else:
-            self.learner.start(weights, optimizer)
+            self.learner.start(str(weights_folder(weights)) if weights else None, optimizer)
 
     def steps(self) -> Iterator[int]:
         """RL steps still to do, from 1; ends early once a stop was asked for."""
@@ -102,69 +105,65 @@ class Run:
         self.rollouts.publish(self.learner.export(), version)
         return {"time/publish_s": time.monotonic() - started, "policy/version": float(version)}
 
-    def evaluate(self) -> dict[str, float]:
-        """Held-out accuracy of the published weights, logged and traced under the current step."""
-        started = time.monotonic()
-        with self.console.bar(len(self.held_out), "evaluate", "prompt") as bar:
-            groups = evaluate(self.config, self.rollouts, self.held_out, lambda _: bar.update(1))
-        metrics = evaluation_metrics(groups)
-        self.log({**metrics, "time/evaluate_s": time.monotonic() - started})
+    def publish_folder(self, folder: str) -> None:
+        """Weights from disk to every worker, without a learner."""
+        weights = {name: tensor.float().numpy() for name, tensor in checkpoint.read(weights_folder(folder))}
+        self.rollouts.publish(ray.put(weights), 0)
+
+    def evaluate(self) -> list[Group]:
+        """Held-out responses under the published weights, logged and traced under the current step.
+
+        Their random streams are the same every time, so that evaluations differ by the weights alone.
+        """
+        started, options = time.monotonic(), self.config.evaluation
+        prompts = self._held_out
+        if not prompts:
+            return []
+        seed = stream_key("evaluation", self.config.seed)
+        draw = Draw(options.samples, options.temperature, self.config.sampling.max_tokens, seed)
+        with self.console.bar(len(prompts), "evaluate", "prompt") as bar:
+            groups = self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
+        metrics = {**evaluation_metrics(groups), "time/evaluate_s": time.monotonic() - started}
+        self.tracker.log(self.state.step, metrics)
         self.tracker.log_traces(self.state.step, groups, kind="eval")
         self.console.evaluation(self.state.step, metrics)
-        return metrics
+        return groups
+
+    @cached_property
+    def _held_out(self) -> list[Prompt]:
+        return held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
 
     def finish_step(self, groups: list[Group], metrics: dict[str, float], seconds: float) -> None:
         """Count the step, record it, and evaluate and save where the configuration says so."""
-        config = self.config
-        self.state.step += 1
+        config, state = self.config, self.state
+        state.step += 1
         tokens = sum(len(trajectory.tokens_T) for group in groups for trajectory in group.trajectories)
-        rates = {
+        metrics |= {
             "time/step_s": seconds,
             "throughput/tokens_per_s": tokens / seconds,
             "throughput/generate_tokens_per_s": tokens / metrics["time/generate_s"],
             "memory/total_mb": total_megabytes(),
         }
-        self.log({**metrics, **rates})
-        self.tracker.log_traces(self.state.step, groups, kind="train")
-        self.console.step(self.state.step, config.steps, {**metrics, **rates})
-        last = self.state.step == config.steps
-        if last or (config.evaluation.every and self.state.step % config.evaluation.every == 0):
+        self.tracker.log(state.step, metrics)
+        self.tracker.log_traces(state.step, groups, kind="train")
+        self.console.step(state.step, config.steps, metrics)
+        last = state.step == config.steps
+        if last or (config.evaluation.every and state.step % config.evaluation.every == 0):
             self.evaluate()
-        if not last and config.checkpoints.every and self.state.step % config.checkpoints.every == 0:
+        if not last and config.checkpoints.every and state.step % config.checkpoints.every == 0:
             self.save()
 
-    @property
-    def held_out(self) -> list[Prompt]:
-        if not hasattr(self, "_held_out"):
-            self._held_out = held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
-        return self._held_out
-
-    def log(self, metrics: dict[str, float]) -> None:
-        self.tracker.log(self.state.step, {"time/wall_s": self.wall_s(), **metrics})
-
-    def wall_s(self) -> float:
-        return self._before_s + time.monotonic() - self._started
-
     def save(self) -> Path:
-        state = self.state
+        """A checkpoint of all that the run needs to go on; written aside and renamed."""
+        started, state = time.monotonic(), self.state
         state.position, state.warm_start_position = self.prompts.position, self.warm_start_prompts.position
-        state.expert_load_E, state.wall_s = self.learner.expert_load_E, self.wall_s()
-        return save_state(
+        state.expert_load_E = self.learner.expert_load_E
+        name = tokenizer_name(self.config)
+        saved = save_state(
             self.folder / "checkpoints",
             state,
-            lambda folder: self.learner.save(str(folder.resolve()), self._tokenizer_name),
+            lambda folder: self.learner.save(str(folder.resolve()), name),
             self.config.checkpoints.keep,
         )
-
-    def _latest_checkpoint(self) -> Path | None:
-        found = finished_checkpoints(self.folder / "checkpoints")
-        return found[-1] if found else None
-
-
-def evaluate(
-    config: RunConfig, rollouts: Rollouts, prompts: list[Prompt], on_group: Callable[[Group], None]
-) -> list[Group]:
-    """Sample the held-out prompts; the same streams every time, so that evaluations differ by the weights alone."""
-    options = config.evaluation
-    draw = Draw(options.samples, options.temperature, config.sampling.max_tokens, stream_key("evaluation", config.seed))
-    return rollouts.collect(prompts, draw, on_group)
+        self.tracker.log(state.step, {"time/checkpoint_s": time.monotonic() - started})
+        return saved

@@ -1,18 +1,19 @@
-"""`python -m train.sft experiment=quickstart`: the supervised warm start on its own, with a held-out evaluation after it."""
+"""`python -m train.sft experiment=quickstart`: the supervised warm start alone, then a held-out evaluation."""
 
 from __future__ import annotations
 
 import sys
 
 from configs.load import main_config
+from train.conclude import conclude
 from train.plan import describe
-from train.preflight import checked
+from train.preflight import preflight
 from train.run import Run
 from train.warm_start import warm_start
 
 
 def main() -> int:
-    config = main_config(sys.argv[1:], checked)
+    config = main_config(sys.argv[1:], preflight)
     if config.dry_run:
         print(describe(config))
         return 0
@@ -20,7 +21,7 @@ def main() -> int:
         if warm_start(run):
             run.publish(0)
             run.evaluate()
-    return run.conclude()
+    return conclude(run)
 
 
 if __name__ == "__main__":

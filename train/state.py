@@ -13,16 +13,13 @@ from model.aside import written_aside
 
 @dataclass
 class RunState:
-    """Where a run stands. With the learner's state and the seed this is all there is: randomness is keyed, not carried."""
+    """Where a run stands; beside the learner's state and the seed all there is, as randomness is keyed."""
 
     warm_start_step: int = 0  # supervised steps done
     step: int = 0  # RL steps done
     warm_start_position: int = 0  # of the prompt streams
     position: int = 0
     expert_load_E: list[float] | None = None
-    wall_s: float = 0.0
-    world_size: int = 1
-    zero_stage: int = 0
 
     @property
     def label(self) -> str:
@@ -43,7 +40,9 @@ def save_state(checkpoints: Path, state: RunState, write: Callable[[Path], None]
 
 def finished_checkpoints(checkpoints: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    found = [path for path in checkpoints.glob("*-*") if not path.name.startswith(".") and (path / "state.json").exists()]
+    found = [
+        path for path in checkpoints.glob("*-*") if not path.name.startswith(".") and (path / "state.json").exists()
+    ]
     return sorted(found, key=lambda path: (path.name.startswith("step-"), path.name))
 
 

@@ -26,14 +26,8 @@ def warm_start(run: Run) -> bool:
             lr = learning_rate(options.optimizer, done, options.steps)
             report = run.learner.update(samples, lr, algorithm=None)
             run.state.warm_start_step += 1
-            run.log(
-                {
-                    "warm_start/step": done + 1,
-                    "warm_start/loss": report.sums.loss,
-                    "warm_start/grad_norm": report.grad_norm,
-                    "warm_start/lr": lr,
-                }
-            )
+            metrics = {"step": done + 1, "loss": report.sums.loss, "grad_norm": report.grad_norm, "lr": lr}
+            run.tracker.log(0, {f"warm_start/{name}": value for name, value in metrics.items()})
             bar.set_postfix(loss=f"{report.sums.loss:.3f}")
             bar.update(1)
     run.save()

@@ -1,4 +1,4 @@
-"""Generation with continuous batching: requests join and leave at any step, a prompt is read once for its whole group."""
+"""Continuous batching: requests join and leave at any step, a prompt is read once for its whole group."""
 
 from __future__ import annotations
 
@@ -6,32 +6,49 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.generation.cache import DecodeCache
-from model.generation.randomness import sample, uniform
+from model.generation.randomness import sample as draw
+from model.generation.randomness import uniform
 from model.generation.requests import Completion, EngineStats, Request
 from model.generation.rows import Rows
 from model.layers import Context
 from model.network import MiniMax
 
 
+@dataclass(frozen=True)
+class _ReadPrompt:
+    """Sequence `source` of a prefill's context, and the logits after its last token."""
+
+    context: Context
+    source: int
+    logits_V: Tensor
+
+
 @dataclass
 class _Waiting:
-    """A request some of whose samples have no slot yet; its prompt is sequence `source` of `context` once it is read."""
+    """A request some of whose samples have no slot yet."""
 
     request: Request
     next_sample: int = 0
-    context: Context | None = None
-    source: int = 0
-    logits_V: Tensor | None = None
+    prompt: _ReadPrompt | None = None
+
+
+class _Start(NamedTuple):
+    """A sample that gets a slot."""
+
+    request: Request
+    sample: int
+    prompt: _ReadPrompt
 
 
 class Engine:
-    """Decodes up to `slots` sequences at once with one network, whose weights may be replaced in place between steps."""
+    """Decodes up to `slots` sequences at once; the network's weights may be replaced in place between steps."""
 
     def __init__(
         self,
@@ -74,7 +91,7 @@ class Engine:
 
     @torch.no_grad()
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copy weights into the network's own storage. Raises KeyError for an unknown name, RuntimeError for a wrong shape."""
+        """Copy weights into the network's storage. Raises KeyError for an unknown name, RuntimeError for a shape."""
         parameters = dict(self.network.named_parameters())
         for name, tensor in named:
             parameters[name].copy_(tensor)
@@ -105,7 +122,7 @@ class Engine:
         """Sample a token for each of `slots`, record it, and take out the sequences that it ends."""
         rows = self.rows
         key_B, count_B = rows.key[slots], rows.count[slots]
-        token_B, logprob_B = sample(logits_BV, rows.temperature[slots], uniform(key_B, count_B))
+        token_B, logprob_B = draw(logits_BV, rows.temperature[slots], uniform(key_B, count_B))
         index_B = torch.arange(slots.start, slots.stop, device=self.device)
         rows.tokens[index_B, count_B] = token_B.int()
         rows.logprobs[index_B, count_B] = logprob_B
@@ -127,8 +144,11 @@ class Engine:
 
     def _completion(self, slot: int, stop: str) -> Completion:
         rows, length = self.rows, int(self.rows.count[slot])
-        arrays = (table[slot, :length].cpu().numpy().copy() for table in (rows.tokens, rows.logprobs, rows.versions))
-        return Completion(*rows.owner[slot], *arrays, stop=stop)
+        tokens_T, logprobs_T, versions_T = (
+            table[slot, :length].cpu().numpy().copy() for table in (rows.tokens, rows.logprobs, rows.versions)
+        )
+        request_id, sample = rows.owner[slot]
+        return Completion(request_id, sample, tokens_T, logprobs_T, versions_T, stop)
 
     def _remove(self, ended: list[int]) -> None:
         """Close the gaps with the last running rows."""
@@ -141,30 +161,30 @@ class Engine:
         del self.rows.owner[left:]
 
     def _admit(self) -> list[Completion]:
-        """Read waiting prompts and give their samples the free slots; small gaps wait until a batch of them is worth it."""
+        """Read waiting prompts and give their samples the free slots, once those are worth a pass."""
         if not self.waiting or self.slots - self.running < max(1, self.slots // 8):
             return []
         batch = self._next_batch()
-        self._prefill([waiting for waiting in batch if waiting.context is None])
-        first, placed = self.running, []
+        self._prefill([waiting for waiting in batch if waiting.prompt is None])
+        starts: list[_Start] = []
         for waiting in batch:
-            keys = waiting.request.keys
-            room = self.slots - first - len(placed)
-            samples = range(waiting.next_sample, min(len(keys), waiting.next_sample + room))
-            placed += [(waiting, sample) for sample in samples]
+            assert waiting.prompt is not None  # read just now, or when its first samples started
+            room = self.slots - self.running - len(starts)
+            samples = range(waiting.next_sample, min(len(waiting.request.keys), waiting.next_sample + room))
+            starts += [_Start(waiting.request, sample, waiting.prompt) for sample in samples]
             waiting.next_sample = samples.stop
-        self._place(placed)
         while self.waiting and self.waiting[0].next_sample == len(self.waiting[0].request.keys):
             self.waiting.popleft()
-        logits_BV = torch.stack([waiting.logits_V for waiting, _ in placed])
-        return self._emit(slice(first, self.running), logits_BV)
+        first = self.running
+        self._place(starts)
+        return self._emit(slice(first, self.running), torch.stack([start.prompt.logits_V for start in starts]))
 
     def _next_batch(self) -> list[_Waiting]:
         """The first in the queue that the free slots and one prefill can take."""
         batch: list[_Waiting] = []
         free, tokens = self.slots - self.running, 0
         for waiting in self.waiting:
-            tokens += len(waiting.request.prompt_T) if waiting.context is None else 0
+            tokens += len(waiting.request.prompt_T) if waiting.prompt is None else 0
             if free <= 0 or (batch and tokens > self.prefill_tokens):
                 break
             batch.append(waiting)
@@ -181,27 +201,24 @@ class Engine:
         output = self.network(torch.cat(prompts).to(self.device), cu_seqlens, return_context=True)
         logits_SV = self.network.lm_head(output.hidden_TX[ends - 1])
         for source, waiting in enumerate(batch):
-            waiting.context, waiting.source, waiting.logits_V = output.context, source, logits_SV[source]
+            waiting.prompt = _ReadPrompt(output.context, source, logits_SV[source])
         self.stats.prefill_tokens += len(output.hidden_TX)
 
-    def _place(self, placed: list[tuple[_Waiting, int]]) -> None:
-        """Start samples in the slots after the running ones."""
-        first = self.running
-        slots = slice(first, first + len(placed))
-        requests = [waiting.request for waiting, _ in placed]
-        longest = max(request.max_tokens for request in requests)
+    def _place(self, starts: list[_Start]) -> None:
+        """Occupy the slots after the running ones."""
+        first, requests = self.running, [start.request for start in starts]
         self.cache.reserve(max(len(request.prompt_T) + request.max_tokens for request in requests))
-        self.rows.reserve(longest)
+        self.rows.reserve(max(request.max_tokens for request in requests))
         slot = first
-        for _, members in groupby(placed, key=lambda one: id(one[0].context)):
-            waitings = [waiting for waiting, _ in members]
-            self.cache.fill(slot, waitings[0].context, [waiting.source for waiting in waitings])
-            slot += len(waitings)
-        rows = self.rows
+        for _, members in groupby((start.prompt for start in starts), key=lambda prompt: id(prompt.context)):
+            prompts = list(members)
+            self.cache.fill(slot, prompts[0].context, [prompt.source for prompt in prompts])
+            slot += len(prompts)
+        rows, slots = self.rows, slice(first, slot)
         rows.position[slots] = torch.tensor([len(request.prompt_T) - 1 for request in requests])
-        rows.key[slots] = torch.tensor([waiting.request.keys[sample] for waiting, sample in placed])
+        rows.key[slots] = torch.tensor([start.request.keys[start.sample] for start in starts])
         rows.limit[slots] = torch.tensor([request.max_tokens for request in requests])
         rows.temperature[slots] = torch.tensor([float(request.temperature) for request in requests])
         rows.count[slots] = 0
         rows.confident[slots] = 0
-        rows.owner += [(waiting.request.id, sample) for waiting, sample in placed]
+        rows.owner += [(start.request.id, start.sample) for start in starts]

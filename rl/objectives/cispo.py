@@ -1,4 +1,4 @@
-"""CISPO: clipped importance weights, stop-gradient, no token dropped (MiniMax-M1, arXiv 2506.13585, equations 4 to 7)."""
+"""CISPO: clipped importance weights, no token dropped (MiniMax-M1, arXiv 2506.13585, equations 4 to 7)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def cispo(
 ) -> TokenLoss:
     """loss_t = -sg(clip(r_t, min, max)) * A_t * log pi(o_t), with r_t = pi / pi_anchor.
 
-    logprobs_T: the policy's, differentiable. anchor_T: those under the ratio. sampler_T: those recorded while generating, which
-    only truncated importance sampling reads (cap on pi_anchor / pi_sampler). advantages_T: one value a token. All float32 [T].
+    logprobs_T: the policy's, differentiable. anchor_T: those under the ratio. sampler_T: those recorded while
+    generating, which
+    only truncated importance sampling reads (cap on pi_anchor / pi_sampler). advantages_T: one value a token. All
+    float32 [T].
     With the unified mask and an unclipped weight the gradient is PPO's (equation 7): one formula holds the family.
     """
     ratio_T = (logprobs_T - anchor_T).detach().exp()

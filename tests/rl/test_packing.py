@@ -17,7 +17,9 @@ def test_every_sequence_once_no_padding_equal_counts(ranks, max_tokens):
         assert len(batch.samples) == 1 or len(batch.tokens_T) <= max_tokens or not batch.samples
         for index, start, end in zip(batch.samples, batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=False):
             assert np.array_equal(batch.tokens_T[start:end], given[index].tokens_T)
-            np.testing.assert_allclose(batch.scales_T[start:end], given[index].loss_mask_T * given[index].scale, rtol=1e-6)
+            np.testing.assert_allclose(
+                batch.scales_T[start:end], given[index].loss_mask_T * given[index].scale, rtol=1e-6
+            )
             assert set(batch.advantages_T[start:end]) == {np.float32(given[index].advantage)}
             seen.append(index)
     assert sorted(seen) == list(range(len(given)))

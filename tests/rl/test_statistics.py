@@ -18,7 +18,11 @@ def sums_of(rows):
     scales[30:] = 0
     learner, sampler, advantages, scales = (x[rows] for x in (learner, sampler, advantages, scales))
     token = cispo(learner, sampler, sampler, advantages, AlgorithmConfig(is_weight_max=1.2))
-    return update_sums(token, learner, sampler, -learner, advantages, scales), learner[scales != 0], sampler[scales != 0]
+    return (
+        update_sums(token, learner, sampler, -learner, advantages, scales),
+        learner[scales != 0],
+        sampler[scales != 0],
+    )
 
 
 def test_metrics_over_counted_tokens_only():

@@ -62,7 +62,8 @@ def plain_step() -> tuple[dict[str, np.ndarray], float]:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "zero_stage", "micro_batch_tokens"), [(1, 0, 10_000), (1, 1, 30), (2, 0, 30), (2, 1, 10_000), (2, 2, 30), (2, 3, 30)]
+    ("world_size", "zero_stage", "micro_batch_tokens"),
+    [(1, 0, 10_000), (1, 1, 30), (2, 0, 30), (2, 1, 10_000), (2, 2, 30), (2, 3, 30)],
 )
 def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_batch_tokens):
     expected, norm = plain_step()

@@ -1,0 +1,212 @@
+"""Composition, the registry, a user's verifiers, and what the run sees when a verifier fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from configs.schema import RewardsConfig
+from rewards.format import format_score
+from rewards.grader import Grader, check_verifier
+from rewards.overlong import overlong_penalty
+from rewards.verdict import Problem, Response, Status
+from tests.rewards.processes import alive
+
+ROOT = Path(__file__).resolve().parents[2]
+MINE = "tests.rewards.verifiers"
+
+
+def problem(verifier: str = "exact", answer: str = "5") -> Problem:
+    return Problem("2+3=", answer, verifier, "sums")
+
+
+def response(text: str, tokens: int = 50) -> Response:
+    return Response(text, tokens, "eos", 100)
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(timeout_s=2.0, memory_mb=256) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("<think>a</think>b", 1.0),
+        (" \n<think>\na\n</think>\n\nb", 1.0),
+        ("<think></think>b", 1.0),
+        ("<think>a</think>", 0.0),
+        ("<think>a</think> \n", 0.0),
+        ("<think>a", 0.0),
+        ("a</think>b", 0.0),
+        ("x<think>a</think>b", 0.0),
+        ("<think>a</think>b<think>c</think>d", 0.0),
+        ("<think><think>a</think>b", 0.0),
+        ("<think>a</think>b</think>", 0.0),
+        ("</think>a<think>", 0.0),
+        ("b", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_format(text: str, score: float) -> None:
+    assert format_score(text) == score
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cache", "penalty"),
+    [(50, 20, 0.0), (80, 20, 0.0), (90, 20, -0.5), (100, 20, -1.0), (110, 20, -1.0), (100, 0, 0.0), (101, 0, -1.0)],
+)
+def test_overlong(tokens: int, cache: int, penalty: float) -> None:
+    assert overlong_penalty(tokens, 100, cache) == penalty
+
+
+def test_the_schemas_fields_are_the_graders() -> None:
+    with Grader(**asdict(RewardsConfig())) as grader:
+        assert grader.grade(problem(), response("5")).reward == 1.0
+
+
+def test_parts_are_weighted_and_correctness_is_kept() -> None:
+    with Grader(
+        correct_weight=2.0, format_weight=0.5, overlong_weight=0.4, overlong_cache_tokens=20, clip_max=9.0
+    ) as grader:
+        verdict = grader.grade(problem(), response("<think>a</think>5", tokens=90))
+        assert verdict.parts == {"correct": 1.0, "format": 1.0, "overlong": -0.5}
+        assert verdict.reward == pytest.approx(2.0 + 0.5 - 0.2)
+        verdict = grader.grade(problem(), response("6", tokens=100))
+        assert verdict.parts == {"correct": 0.0, "format": 0.0, "overlong": -1.0}
+        assert (verdict.reward, verdict.correct) == (pytest.approx(-0.4), False)
+
+
+def test_the_sum_is_clipped_and_unweighted_parts_are_left_out() -> None:
+    with Grader(correct_weight=0.0, format_weight=3.0, clip_min=-0.25, clip_max=0.75) as grader:
+        verdict = grader.grade(problem(), response("<think>a</think>5"))
+    assert (verdict.reward, verdict.correct) == (0.75, True)
+    assert verdict.parts == {"correct": 1.0, "format": 1.0}
+    with pytest.raises(ValueError, match="clip_min"):
+        Grader(clip_min=1.0, clip_max=0.0)
+
+
+def test_a_tiny_change_of_the_text_never_flips_exact(grader: Grader) -> None:
+    assert grader.grade(problem(answer="a b"), response("<think>c</think> a b ")).correct
+    for text in ("", "a  b", "A b", "a b c", "a b</think>", "<think>a b", "<think>a b</think>"):
+        assert not grader.grade(problem(answer="a b"), response(text)).correct
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "reward", "correct"),
+    [
+        ("contains", "it is 5", 1.0, True),
+        ("contains", "it is 6", 0.0, False),
+        ("by_length", "", 0.0, False),
+        ("by_length", "12345", 1.0, True),
+        ("verdict", "x", 0.25, False),
+    ],
+)
+def test_a_users_verifier(grader: Grader, function: str, text: str, reward: float, correct: bool) -> None:
+    verdict = grader.grade(problem(f"{MINE}:{function}"), response(text))
+    assert (verdict.reward, verdict.correct) == (reward, correct)
+    assert verdict.status is (Status.passed if correct else Status.failed)
+    if function == "verdict":
+        assert verdict.parts == {"correct": 0.25, "style": 0.5}
+        assert verdict.error == "so so"
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [("raises", "my own bug"), ("returns_text", "must return a bool"), ("masked", "judge is down"), ("gone", "gone")],
+)
+def test_a_failing_verifier_masks(grader: Grader, function: str, says: str) -> None:
+    verdict = grader.grade(problem(f"{MINE}:{function}"), response("5"))
+    assert (verdict.reward, verdict.correct, verdict.status) == (None, False, Status.infra_error)
+    assert says in verdict.error
+
+
+def test_a_verifier_that_hangs_is_a_timeout_and_wrong(grader: Grader) -> None:
+    verdict = grader.grade(problem(f"{MINE}:sleeps"), response("5"))
+    assert (verdict.reward, verdict.correct, verdict.status) == (0.0, False, Status.timeout)
+
+
+def test_verifiers_are_checked_before_a_run() -> None:
+    for name in ("math", "logic", "exact", f"{MINE}:contains"):
+        assert check_verifier(name) is None
+    for name in ("maths", "", "a.b", "os.system('x'):f", "a:b:c"):
+        assert "unknown verifier" in (check_verifier(name) or "")
+    assert "No module named 'nowhere'" in (check_verifier("nowhere.at_all:f") or "")
+    assert "gone" in (check_verifier(f"{MINE}:gone") or "")
+    assert "not a function" in (check_verifier(f"{MINE}:number") or "")
+    with Grader() as grader, pytest.raises(ValueError, match="unknown verifier 'maths'"):
+        grader.submit(problem("maths"), response("5"))
+
+
+def test_stats() -> None:
+    with Grader(timeout_s=2.0) as grader:
+        for function in ("contains", "sleeps", "raises"):
+            grader.grade(problem(f"{MINE}:{function}"), response("5"))
+        grader.grade(problem(), response("5"))
+        stats = grader.stats(reset=True)
+        assert (stats["graded"], stats["library_calls"], stats["timeouts"], stats["infra_errors"]) == (4, 3, 1, 1)
+        assert stats["latency_max_s"] >= 2.0 > stats["latency_mean_s"] > 0.0
+        assert stats["queue_depth"] == 0
+        assert set(grader.stats().values()) == {0}
+
+
+def test_submit_returns_while_a_verification_runs_and_close_ends_it() -> None:
+    grader = Grader(timeout_s=600.0)
+    slow = grader.submit(problem(f"{MINE}:sleeps"), response("5"))
+    queued = grader.submit(problem(f"{MINE}:contains"), response("5"))
+    quick = grader.submit(problem(), response("5"))
+    assert quick.done() and not slow.done() and not queued.done()
+    grader.close()
+    assert [future.result().reward for future in (slow, queued)] == [None, None]
+
+
+def test_from_threads_of_a_thread_as_from_the_main_thread() -> None:
+    answers = ["x^2+2x+1", "5", "9^{9^{9^9}}", "(x+1)(x+1)", r"\sqrt{2}"]
+    expected = [True, False, False, True, False]
+    found: list[bool] = []
+
+    def actor() -> None:
+        with Grader(processes=2, timeout_s=3.0) as grader, ThreadPoolExecutor(5) as threads:
+            ask = problem("math", "(x+1)^2")
+            found.extend(
+                v.correct for v in threads.map(lambda a: grader.grade(ask, response(rf"\boxed{{{a}}}")), answers)
+            )
+
+    thread = threading.Thread(target=actor)
+    thread.start()
+    thread.join()
+    assert found == expected
+
+
+def test_hostile_answers_among_many_lose_nothing() -> None:
+    with Grader(processes=2, timeout_s=1.0, memory_mb=256) as grader:
+        grader.grade(problem("math", "x"), response(r"\boxed{y}"))
+        futures = []
+        for i in range(200):
+            text = r"\boxed{9^{9^{9^9}}}" if i % 50 == 25 else rf"\boxed{{x+{i % 7}}}"
+            futures.append(grader.submit(problem("math", "3+x"), response(text)))
+        verdicts = [future.result() for future in futures]
+        pids = grader._pool.pids()
+    assert [i for i, verdict in enumerate(verdicts) if verdict.status is Status.timeout] == [25, 75, 125, 175]
+    assert [i for i, verdict in enumerate(verdicts) if verdict.correct] == [
+        i for i in range(200) if i % 7 == 3 and i % 50 != 25
+    ]
+    assert all(verdict.reward is not None for verdict in verdicts)
+    assert pids and not any(map(alive, pids))
+
+
+def test_importing_the_grader_stays_light() -> None:
+    program = "import rewards.grader, sys; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    loaded = set(output.stdout.split())
+    assert "rewards.grader" in loaded
+    heavy = {"torch", "ray", "numpy", "sympy", "math_verify", "reasoning_gym", "configs", "transformers"}
+    assert not loaded & heavy

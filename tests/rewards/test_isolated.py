@@ -1,0 +1,194 @@
+"""The pool: whatever happens in a call costs that call, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rewards import isolated
+from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
+from tests.rewards.processes import alive, eventually
+
+BAD = "tests.rewards.verifiers"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def pool() -> Iterator[IsolatedPool]:
+    with IsolatedPool(1, timeout_s=2.0, memory_mb=256) as pool:
+        yield pool
+
+
+def still_works(pool: IsolatedPool) -> bool:
+    return pool.submit("operator:add", [1, 2]).result() == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("spin", CallTimeout),
+        ("hold_the_lock", CallTimeout),
+        ("flood_memory", CallOutOfMemory),
+        ("die", WorkerDied),
+        ("not_json", CallRaised),
+        ("no_such_function", CallRaised),
+    ],
+)
+def test_a_bad_call_costs_only_itself(pool: IsolatedPool, function: str, error: type[Exception]) -> None:
+    futures = [pool.submit("operator:add", [1, 2]), pool.submit(f"{BAD}:{function}", [])]
+    futures.append(pool.submit("operator:add", [3, 4]))
+    assert isinstance(futures[1].exception(), error)
+    assert (futures[0].result(), futures[2].result()) == (3, 7)
+
+
+def test_a_module_that_cannot_be_imported_says_so(pool: IsolatedPool) -> None:
+    with pytest.raises(CallRaised, match="no_such_module_at_all"):
+        pool.submit("no_such_module_at_all:f", []).result()
+    assert still_works(pool)
+
+
+def test_printing_does_not_reach_the_protocol(pool: IsolatedPool) -> None:
+    assert pool.submit(f"{BAD}:flood_output", []).result() == "quiet"
+    assert still_works(pool)
+
+
+def test_a_large_argument_and_odd_characters_survive(pool: IsolatedPool) -> None:
+    text = "\ud800é\x00" * 300_000  # far more than a pipe holds
+    assert pool.submit("operator:concat", [text, "!"]).result() == text + "!"
+
+
+def test_a_stopped_process_is_replaced(pool: IsolatedPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert still_works(pool)
+    monkeypatch.setattr(isolated, "LOAD_SECONDS", 0.5)
+    os.kill(pool.pids()[0], signal.SIGSTOP)
+    with pytest.raises(WorkerDied):
+        pool.submit("operator:add", ["x" * 1_000_000, "y"]).result()
+    monkeypatch.undo()
+    assert still_works(pool)
+
+
+def test_a_process_killed_while_idle_costs_nothing(pool: IsolatedPool) -> None:
+    assert still_works(pool)
+    pid = pool.pids()[0]
+    os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: not alive(pid))
+    assert still_works(pool)
+    assert pool.pids() != [pid]
+
+
+def test_interrupt_is_the_parents_business(pool: IsolatedPool) -> None:
+    assert still_works(pool)
+    pid = pool.pids()[0]
+    os.kill(pid, signal.SIGINT)
+    assert still_works(pool)
+    assert pool.pids() == [pid]
+
+
+def test_processes_are_recycled(pool: IsolatedPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "CALLS_PER_PROCESS", 3)
+    pids = [pool.submit("os:getpid", []).result() for _ in range(7)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
+
+
+def test_many_threads_lose_nothing() -> None:
+    with IsolatedPool(2, timeout_s=30.0) as pool:
+
+        def one(i: int) -> object:
+            call: Future[object] = pool.submit(f"{BAD}:die", []) if i % 50 == 7 else pool.submit("operator:neg", [i])
+            return call.exception() or call.result()
+
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(one, range(400)))
+    for i, result in enumerate(found):
+        assert isinstance(result, WorkerDied) if i % 50 == 7 else result == -i
+
+
+def test_a_pool_can_live_in_another_thread() -> None:
+    found: list[object] = []
+
+    def life() -> None:
+        with IsolatedPool(1, timeout_s=2.0) as pool:
+            found.append(pool.submit("operator:add", [1, 2]).result())
+            inner = threading.Thread(target=lambda: found.append(pool.submit(f"{BAD}:spin", []).exception()))
+            inner.start()
+            inner.join()
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    thread.join()
+    assert found[0] == 3
+    assert isinstance(found[1], CallTimeout)
+
+
+def test_no_process_starts_before_it_is_needed(pool: IsolatedPool) -> None:
+    assert pool.pids() == []
+
+
+def test_an_idle_process_is_light(pool: IsolatedPool) -> None:
+    loaded = set(pool.submit(f"{BAD}:modules", []).result())
+    assert not loaded & {"torch", "ray", "sympy", "math_verify", "reasoning_gym", "numpy"}
+
+
+def test_close_leaves_no_process_and_no_caller_waiting() -> None:
+    pool = IsolatedPool(2, timeout_s=600.0)
+    running = [pool.submit(f"{BAD}:spin", []) for _ in range(2)]
+    grandchild = IsolatedPool(1)
+    sleeper = grandchild.submit(f"{BAD}:leave_a_child", []).result()
+    waiting = pool.submit("operator:add", [1, 2])
+    assert eventually(lambda: len(pool.pids()) == 2)
+    pids = pool.pids()
+    pool.close()
+    grandchild.close()
+    pool.close()
+    assert all(isinstance(future.exception(), WorkerDied) for future in [*running, waiting])
+    assert not any(map(alive, pids))
+    assert eventually(lambda: not alive(sleeper))
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit("operator:add", [1, 2])
+
+
+def test_what_a_dead_process_started_is_killed_with_it(pool: IsolatedPool) -> None:
+    with pytest.raises(WorkerDied):
+        pool.submit(f"{BAD}:leave_a_child_and_die", []).result()
+
+    def sleeping() -> bool:
+        commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+        return any(command == b"sleep\x00600.25\x00" for command in commands)
+
+    assert eventually(lambda: not sleeping())
+
+
+@pytest.mark.parametrize("call", ["('operator:add', [1, 2])", f"('{BAD}:hold_the_lock', [])"])
+def test_a_killed_parent_leaves_no_process(call: str) -> None:
+    program = f"""
+import time
+from rewards.isolated import IsolatedPool
+pool = IsolatedPool(1, timeout_s=600.0)
+pool.submit("operator:add", [1, 2]).result()
+pool.submit{call}
+time.sleep(0.3)
+print(*pool.pids(), flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 1 and all(map(alive, pids))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.parametrize("bad", [{"processes": 0}, {"timeout_s": 0.0}, {"memory_mb": 0}])
+def test_impossible_limits_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        IsolatedPool(**bad)  # type: ignore[arg-type]

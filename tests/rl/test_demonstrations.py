@@ -1,0 +1,66 @@
+"""Every worked step of a demonstration is true, and the last one is the answer."""
+
+import operator as operators
+import re
+
+import pytest
+
+from configs.schema import DataConfig
+from model.tokenizer import load_tokenizer
+from rewards import logic
+from rl.demonstrations import demonstration, demonstration_samples
+from rl.prompts import PromptMaker
+
+FAMILIES = {
+    "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 2},
+    "gcd": {"min_value": 1, "max_value": 60},
+    "simple_equations": {"min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 9},
+}
+
+
+def prompts(family, count):
+    make = PromptMaker(DataConfig(), load_tokenizer("bytes"))
+    return [make(logic.generate(family, FAMILIES[family], 0, index)) for index in range(count)]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_steps_are_true(family):
+    for prompt in prompts(family, 200):
+        text = demonstration(prompt, DataConfig(), direct=False)
+        thought, answer = re.fullmatch(r"<think>(.*)</think>(.*)", text).groups()
+        assert answer == prompt.problem.answer == demonstration(prompt, DataConfig(), direct=True)
+        value = None
+        for step in filter(None, thought.split(";")):
+            left, a, operator, b, value = re.fullmatch(r"((-?\d+)([-+*/%])(\d+))=(-?\d+)", step).groups()
+            compute = {"+": operators.add, "-": operators.sub, "/": operators.truediv, "%": operators.mod}[operator]
+            computed = compute(int(a), int(b))
+            assert computed == int(value), f"{prompt.problem.entry['compact']} {step}"
+        assert family == "gcd" or value in (answer, None)
+
+
+def test_a_family_without_demonstrations_is_refused_by_name():
+    prompt = PromptMaker(DataConfig(), load_tokenizer("bytes"))(logic.generate("count_bits", {}, 0, 0))
+    with pytest.raises(ValueError, match="count_bits.*chain_sum"):
+        demonstration(prompt, DataConfig(), direct=False)
+
+
+def test_a_data_sets_worked_solution_is_the_thought():
+    maker = PromptMaker(DataConfig(answer_pattern=r"####\s*(.+)"), load_tokenizer("bytes"))
+    from rewards.verdict import Problem
+
+    prompt = maker(Problem("How many?", "72", "math", "gsm8k", {"solution": "48+24 = 72.\n#### 72"}))
+    text = demonstration(prompt, maker.data, direct=False)
+    assert text == "<think>48+24 = 72.</think>\\boxed{72}"
+
+
+def test_samples_count_the_response_alone():
+    tokenizer = load_tokenizer("bytes")
+    given = prompts("chain_sum", 8)
+    made = demonstration_samples(given, DataConfig(), tokenizer, seed=0, step=0, direct_fraction=0.5)
+    assert sum(sample.loss_mask_T.sum() * sample.scale for sample in made) == pytest.approx(1)
+    for prompt, sample in zip(given, made, strict=True):
+        length = len(prompt.tokens_T)
+        assert not sample.loss_mask_T[:length].any() and sample.loss_mask_T[length:].all()
+        assert sample.tokens_T[-1] == tokenizer.eos_token_id
+    thinking = [tokenizer.convert_tokens_to_ids("<think>") in sample.tokens_T for sample in made]
+    assert any(thinking) and not all(thinking)

@@ -1,0 +1,20 @@
+"""The end of a program: the report, pass@1 before and after, how to go on."""
+
+from __future__ import annotations
+
+from train.console import summary_line
+from train.report import write_report
+from train.run import Run
+from train.tracking import read_metrics
+
+
+def conclude(run: Run) -> int:
+    """Write the report and say what came of the run. Returns the exit code."""
+    evaluations = [line for line in read_metrics(run.folder) if "eval/pass@1" in line]
+    say = run.console.line
+    if run.stop.signal is not None:
+        say(f"stopped by {run.stop.signal.name}; go on with: resume={run.folder}")
+    elif len(evaluations) > 1:
+        say(summary_line(evaluations[0], evaluations[-1]))
+    say(f"report: {write_report(run.folder)}")
+    return run.stop.exit_code

@@ -1,0 +1,22 @@
+"""Names and contents of run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from train.state import finished_checkpoints
+
+
+def free_name(runs_dir: Path, name: str) -> str:
+    """`name`, or the first of name-2, name-3 ... that no earlier run has taken."""
+    candidate, number = name, 1
+    while (runs_dir / candidate / "metrics.jsonl").exists():
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def last_checkpoint(run_folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    found = finished_checkpoints(run_folder / "checkpoints")
+    return found[-1] if found else None

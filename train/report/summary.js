@@ -1,0 +1,101 @@
+// The head of the page: what the run is, what it changed, where its time went.
+
+function showSummary(run) {
+  const before = run.evaluations.filter((line) => line.step === 0).pop();
+  const after = run.evaluations.filter((line) => line.step > 0).pop();
+  const finished = run.steps_planned !== null && run.steps_done >= run.steps_planned;
+  document.title = `${run.name} · run report`;
+  document.getElementById('name').append(`${run.name} `,
+    element('span', { className: `badge ${finished ? 'done' : 'open'}` }, finished ? 'finished' : 'unfinished'));
+  const steps = missing(run.steps_planned) ? plural(run.steps_done, 'step') : `${run.steps_done} of ${plural(run.steps_planned, 'step')}`;
+  document.getElementById('facts').textContent = [steps, duration(run.wall_s), run.tasks.join(', ')].filter(Boolean).join(' · ');
+  document.getElementById('summary').append(
+    passTile(before, after),
+    changeTile('Held-out responses that think', before, after, 'eval/thinking', (v) => percent(v)),
+    changeTile('Held-out response length, tokens', before, after, 'eval/tokens_mean', number),
+    speedTile(run));
+  showTime(run);
+}
+
+function tile(title, ...content) {
+  return element('article', { className: 'card tile' }, element('h3', {}, title), ...content);
+}
+
+function arrow(from, to) {
+  return element('span', { className: 'big' }, element('span', { className: 'from' }, `${from} → `), to);
+}
+
+function passTile(before, after) {
+  const key = 'eval/pass@1', found = [before, after].filter(Boolean);
+  const node = tile('Held-out pass@1, before and after RL', arrow(percent(before?.[key]), percent(after?.[key])));
+  if (before && after) node.append(gain(before, after, key));
+  else node.append(element('span', { className: 'detail' }, found.length ? 'one of the two evaluations is not there yet' : 'not evaluated yet'));
+  const known = found.filter((line) => !missing(line[`${key}_low`]));
+  if (known.length) node.append(whiskers(known, key));
+  return node;
+}
+
+// Newcombe's interval of a difference of two independent proportions, from the intervals of each (1998, method 10).
+function gain(before, after, key) {
+  const [p, q] = [before[key], after[key]], points = (v) => `${v >= 0 ? '+' : '−'}${Math.abs(100 * v).toFixed(1)}`;
+  const text = element('span', { className: 'detail' },
+    element('span', { className: q >= p ? 'up' : 'down' }, `${points(q - p)} points`));
+  const [pl, ph, ql, qh] = [before, after].flatMap((line) => [line[`${key}_low`], line[`${key}_high`]]);
+  if (![pl, ph, ql, qh].some(missing)) {
+    const low = q - p - Math.hypot(q - ql, ph - p), high = q - p + Math.hypot(qh - q, p - pl);
+    text.append(` · 95 % interval of the gain [${points(low)}, ${points(high)}]`);
+  }
+  return text;
+}
+
+function whiskers(lines, key) {
+  const svg = vector('svg', { height: 26 * lines.length + 16, role: 'img', 'aria-label': 'pass@1 with 95 % intervals' });
+  new ResizeObserver(() => {
+    const width = svg.clientWidth, left = 62, right = 128, at = (share) => left + share * (width - left - right);
+    svg.replaceChildren();
+    [0, 0.25, 0.5, 0.75, 1].forEach((share) => svg.append(
+      vector('line', { x1: at(share), x2: at(share), y1: 0, y2: 26 * lines.length, stroke: 'var(--grid)' }),
+      vector('text', { x: at(share), y: 26 * lines.length + 13, 'text-anchor': 'middle', fill: 'var(--muted)', 'font-size': 11 }, percent(share, 0))));
+    lines.forEach((line, row) => {
+      const [low, value, high] = [line[`${key}_low`], line[key], line[`${key}_high`]], y = 26 * row + 13;
+      const color = line.step ? 'var(--c1)' : 'var(--c7)', label = line.step ? 'after' : 'before';
+      svg.append(
+        vector('text', { x: 0, y: y + 4, fill: 'var(--muted)', 'font-size': 12 }, label),
+        vector('line', { x1: at(low), x2: at(high), y1: y, y2: y, stroke: color, 'stroke-width': 4, 'stroke-linecap': 'round', opacity: 0.45 }),
+        vector('circle', { cx: at(value), cy: y, r: 5, fill: color }),
+        vector('text', { x: width, y: y + 4, 'text-anchor': 'end', fill: 'var(--muted)', 'font-size': 12 }, `[${percent(low)}, ${percent(high)}]`));
+    });
+  }).observe(svg);
+  return svg;
+}
+
+function changeTile(title, before, after, key, format) {
+  const [from, to] = [before?.[key], after?.[key]];
+  const change = missing(from) || missing(to) ? 'not measured' : to === from ? 'no change' : to > from ? 'more than before RL' : 'less than before RL';
+  return tile(title, arrow(format(from), format(to)), element('span', { className: 'detail' }, change));
+}
+
+function speedTile(run) {
+  const known = (run.curves['throughput/tokens_per_s'] || []).filter((v) => !missing(v)).sort((a, b) => a - b);
+  const memory = (run.curves['memory/total_mb'] || []).filter((v) => !missing(v));
+  const detail = ['tokens/s, median step', memory.length ? `peak ${number(Math.max(...memory))} MB` : ''].filter(Boolean).join(' · ');
+  return tile('Throughput, generation and update', element('span', { className: 'big' }, number(known[Math.floor(known.length / 2)])),
+    element('span', { className: 'detail' }, detail));
+}
+
+function showTime(run) {
+  const place = document.getElementById('time'), parts = timeParts(run), total = parts.reduce((sum, part) => sum + part[1], 0);
+  if (!total) return place.remove();
+  place.append(element('h3', {}, 'Where the time went'),
+    element('div', { className: 'split' }, ...parts.map(([label, seconds], i) =>
+      element('div', { title: label, style: `flex: ${seconds} 0 0; background: var(--c${i % 7 + 1})` }))),
+    element('div', { className: 'legend' }, ...parts.map(([label, seconds], i) =>
+      element('span', {}, swatch(`c${i % 7 + 1}`), `${label} `, element('b', {}, duration(seconds)), ` ${percent(seconds / total, 0)}`))));
+}
+
+// Whole seconds of the run; the rest of the wall time (start-up among it) is "other".
+function timeParts(run) {
+  const phases = run.phases.filter(([, seconds]) => seconds > 0);
+  const other = run.wall_s - phases.reduce((sum, phase) => sum + phase[1], 0);
+  return other > 0 && phases.length ? [...phases, ['other', other]] : phases;
+}

@@ -1,0 +1,80 @@
+"""The run's copy in W&B: the same names and values as `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from configs.schema import RunConfig, TrackingMode
+
+FINISH_TIMEOUT_S = 30.0  # what is not uploaded by then stays in the run folder, for `wandb sync`
+
+
+class WandbRun:
+    """One W&B run, kept under `run_dir/wandb/`; its id, in `run_dir/wandb_id`, outlives a stop and a resume.
+
+    Offline mode opens no connection. `online` without a login becomes offline, and says so on stderr.
+    """
+
+    def __init__(self, run_dir: Path, config: RunConfig, logged: int) -> None:
+        """`logged`: lines that `metrics.jsonl` holds already."""
+        # Read by wandb while it is imported; its error reports go out in offline mode too.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        tracking = config.tracking
+        self._run = wandb.init(
+            dir=str(run_dir.resolve()),
+            mode=_mode(tracking.mode),
+            project=tracking.project,
+            entity=tracking.entity,
+            name=config.name,
+            id=_run_id(run_dir),
+            resume="allow",
+            config=json.loads(json.dumps(asdict(config))),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",  # progress bars redraw themselves; captured, they are megabytes
+                disable_git=True,
+                save_code=False,
+                finish_timeout=FINISH_TIMEOUT_S,
+            ),
+        )
+        self._run.define_metric("*", step_metric="step")
+        self._run.define_metric("warm_start/*", step_metric="warm_start/step")
+        # W&B drops a line whose internal step has gone back, and warm start's lines all have RL step 0: count lines.
+        self._next = max(logged, self._run.step)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        self._run.log(dict(line), step=self._next)
+        self._next += 1
+
+    def close(self, exit_code: int) -> None:
+        """Ends W&B's service process too; takes FINISH_TIMEOUT_S at most."""
+        import wandb
+
+        self._run.finish(exit_code=exit_code)
+        wandb.teardown()
+
+
+def _mode(wanted: TrackingMode) -> Any:
+    if wanted is TrackingMode.online:
+        import wandb
+
+        if wandb.login(prompt=False):
+            return "online"
+        print("tracking.mode=online: not logged in to W&B (`wandb login`), tracking offline", file=sys.stderr)
+    return "offline"
+
+
+def _run_id(run_dir: Path) -> str:
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.write_text(secrets.token_hex(4) + "\n")
+    return path.read_text().strip()
