@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,6 +113,7 @@ class Engine:
         network = self.network
         cos, sin = network.rotary(positions_B)
         x_BX = network.model.embed_tokens(tokens_B).to(network.compute_dtype)
+        layer: Any
         for index, layer in enumerate(network.model.layers):
             cache = self.cache.layer(index, self.running)
             x_BX = layer.decode(x_BX, *cache) if len(cache) == 1 else layer.decode(x_BX, cos, sin, *cache, positions_B)

@@ -1,0 +1,94 @@
+"""Rollout workers as Ray actors: same responses whoever gives them, also when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import ray
+
+from configs.schema import DataConfig, ModelConfig, PromptStyle, RewardsConfig, RolloutConfig, RunConfig, TaskConfig
+from model.network import MiniMax
+from model.tokenizer import load_tokenizer
+from rl.prompts import training_stream
+from rl.rollouts import Rollouts
+from rl.worker import Draw
+
+MODEL = ModelConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4)
+DATA = DataConfig(
+    tasks=[TaskConfig("chain_sum", 1.0, {"min_digits": 1, "max_digits": 1})], prompt_style=PromptStyle.compact
+)
+DRAW = Draw(samples=4, temperature=1.0, max_tokens=24, seed=7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return training_stream(DATA, load_tokenizer("bytes"), 0).take(12)
+
+
+@pytest.fixture
+def rollouts():
+    made = []
+
+    def make(workers: int, max_restarts: int = 3) -> Rollouts:
+        config = RunConfig(data=DATA, rollout=RolloutConfig(workers, slots=6, threads=1, max_restarts=max_restarts))
+        config.rewards = RewardsConfig(format_weight=0.5)
+        found = Rollouts(config, MODEL, "bytes", [{"num_cpus": 0}] * workers)
+        made.append(found)
+        network = MiniMax(MODEL).initialize(3)
+        weights = {name: parameter.detach().numpy() * 3 for name, parameter in network.named_parameters()}
+        found.publish(ray.put(weights), version=5)
+        return found
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def tokens(groups):
+    return [[t.tokens_T.tolist() for t in group.trajectories] for group in groups]
+
+
+def test_groups_are_whole_judged_and_in_order(rollouts, prompts):
+    seen = []
+    found = rollouts(2)
+    groups = found.collect(prompts, DRAW, seen.append)
+    assert [group.prompt.id for group in groups] == [prompt.id for prompt in prompts]
+    assert len(seen) == 12
+    for trajectory in (t for group in groups for t in group.trajectories):
+        assert set(trajectory.versions_T.tolist()) == {5}
+        assert set(trajectory.verdict.parts) == {"correct", "format"} and trajectory.verdict.reward is not None
+        assert trajectory.loss_mask_T.all() and len(trajectory.tokens_T) == len(trajectory.sampler_logprobs_T)
+    metrics = found.metrics()
+    assert metrics["rollout/prefill_saved_tokens"] == 3 * metrics["rollout/prefill_tokens"] > 0
+    assert 0 < metrics["rollout/occupancy"] <= 1
+
+
+def test_a_dead_worker_is_replaced_and_nothing_changes(rollouts, prompts):
+    undisturbed = tokens(rollouts(1).collect(prompts, DRAW))
+    found = rollouts(2)
+    victim = found.wait_until_ready()[1]
+    killed = []
+
+    def kill_once(_):
+        if not killed:
+            killed.append(os.kill(victim, signal.SIGKILL))
+
+    assert tokens(found.collect(prompts, DRAW, kill_once)) == undisturbed
+    assert found.metrics()["rollout/restarts"] == 1
+
+
+def test_workers_that_keep_dying_end_the_run(rollouts, prompts):
+    found = rollouts(1, max_restarts=0)
+    (victim,) = found.wait_until_ready()
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="rollout.max_restarts"):
+        found.collect(prompts, DRAW)

@@ -1,0 +1,86 @@
+"""Running the programs as a user does, and seeing what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+MARK = "TEST_PROGRAM_MARK"
+
+
+class Program:
+    """`python -m <module> <overrides>` in a session of its own; its processes carry a mark in their environment."""
+
+    def __init__(self, module: str, *overrides: str):
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *overrides],
+            cwd=ROOT,
+            env={**os.environ, MARK: self.mark, "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, text: str) -> str:
+        """Output up to the first line that holds `text`."""
+        assert self.process.stdout is not None
+        seen = []
+        for line in self.process.stdout:
+            seen.append(line)
+            if text in line:
+                return "".join(seen)
+        raise AssertionError(f"{text!r} never came:\n{''.join(seen)}\n{self.process.communicate()[1][-3000:]}")
+
+    def finish(self, timeout: float = 240) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, err
+
+    def leftovers(self) -> list[str]:
+        """Processes of this program that still run."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(f"{process.pid} {process.name()}")
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+
+def run(module: str, *overrides: str) -> str:
+    """A program that must succeed and leave no process behind. Returns its standard output."""
+    program = Program(module, *overrides)
+    code, out, err = program.finish()
+    assert code == 0, f"exit {code}\n{out}\n{err[-5000:]}"
+    assert program.leftovers() == []
+    return out
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def traces(folder: Path) -> list[dict[str, Any]]:
+    files = sorted((folder / "traces").glob("*.jsonl"))
+    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+
+def steps_without_times(folder: Path, after: int) -> list[dict[str, Any]]:
+    """RL and evaluation lines of the steps beyond `after`, without what depends on the clock or the machine."""
+    measured = ("time/", "throughput/", "memory/", "verify/", "rollout/restarts")
+    return [
+        {name: value for name, value in line.items() if not name.startswith(measured)}
+        for line in metrics(folder)
+        if line["step"] > after and not any(name == "time/checkpoint_s" for name in line)
+    ]

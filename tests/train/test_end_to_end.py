@@ -1,0 +1,124 @@
+"""The whole path as a user runs it: two learner ranks, two rollout workers, stops, resumes, evaluations."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import yaml
+
+from tests.train.programs import Program, metrics, run, steps_without_times, traces
+from train.metrics import describe
+
+TINY = ("experiment=smoke", "learner.world_size=2", "learner.threads=1", "rollout.threads=1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished three-step run with ZeRO-2."""
+    runs = tmp_path_factory.mktemp("runs")
+    out = run("train", *TINY, f"runs_dir={runs}", "learner.zero_stage=2", "name=whole", "checkpoints.every=2")
+    assert "step 3/3" in out and "pass@1 before" in out and "report.html" in out
+    return runs / "whole"
+
+
+def test_the_run_folder_holds_everything(folder):
+    assert yaml.safe_load((folder / "config.yaml").read_text())["learner"]["zero_stage"] == 2
+    assert "<html" in (folder / "report.html").read_text()
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert checkpoints == ["step-000002", "step-000003"], "the newest two, no leftovers"
+    assert (folder / "checkpoints/step-000003/model/config.json").exists()
+    for line in metrics(folder):
+        for name in line:
+            describe(name)  # raises for a name outside the table
+
+
+def test_what_happened_is_in_the_metrics(folder):
+    lines = metrics(folder)
+    assert sum("warm_start/loss" in line for line in lines) == 3
+    assert [line["step"] for line in lines if "eval/pass@1" in line] == [0, 3]
+    steps = [line for line in lines if "policy/loss" in line]
+    assert [line["step"] for line in steps] == [line["policy/version"] for line in steps] == [1, 2, 3]
+    for line in steps:
+        assert line["groups/kept"] == 4 and line["memory/total_mb"] > 100
+        # Several updates a batch: by the second the policy has moved away from the sampler.
+        assert line["policy/ratio_max"] > 1 > line["policy/ratio_min"] or line["reward/mean"] in (0, 1)
+        assert line["policy/k3_kl"] < 0.01 and line["policy/pearson"] > 0.99
+
+
+def test_every_trajectory_is_traced(folder):
+    lines = traces(folder)
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert len(trained) == 3 * 4 * 4 and len(lines) - len(trained) == 2 * 8
+    for line in trained:
+        assert line["versions"] == [line["step"] - 1] * 2, "sampled by the weights of the step before"
+        assert line["stop"] in ("eos", "length") and line["reward"] is not None and line["prompt"]
+
+
+def test_evaluation_of_a_run(folder, tmp_path):
+    out = run(
+        "train.evaluate",
+        f"checkpoint={folder}",
+        "data=arithmetic",
+        "evaluation.problems=6",
+        "evaluation.samples=4",
+        "sampling.max_tokens=8",
+        f"runs_dir={tmp_path}",
+        "tracking.mode=disabled",
+    )
+    for name in ("pass@1", "avg@4", "pass@2", "pass@4", "[", "chain_sum", "simple_equations"):
+        assert name in out
+
+
+def test_sft_alone(tmp_path):
+    out = run("train.sft", *TINY, f"runs_dir={tmp_path}", "name=sft", "tracking.mode=disabled", "learner.zero_stage=3")
+    assert "held out" in out
+    assert (tmp_path / "sft/checkpoints/warm-000003/model/config.json").exists()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM to the driver", "Ctrl-C to all"])
+def test_stop_and_go(tmp_path, how):
+    """Stopped anywhere and resumed, the run is the one that was never stopped."""
+    common = (*TINY, f"runs_dir={tmp_path}", "tracking.mode=disabled", "evaluation.problems=4")
+    program = Program("train", *common, "name=stopped", "steps=100000")
+    program.wait_for("step 2/")
+    if how.startswith("SIGTERM"):
+        program.process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(program.process.pid, signal.SIGINT)
+    code, out, err = program.finish()
+    assert code == (143 if how.startswith("SIGTERM") else 130), err[-3000:]
+    assert program.leftovers() == []
+    assert f"resume={tmp_path / 'stopped'}" in out
+    done = max(line["step"] for line in metrics(tmp_path / "stopped"))
+    run("train", f"resume={tmp_path / 'stopped'}", f"steps={done + 2}")
+    run("train", *common, "name=straight", f"steps={done + 2}")
+    resumed, straight = (steps_without_times(tmp_path / name, after=done) for name in ("stopped", "straight"))
+    assert len(resumed) == len(straight) == 3, "two steps and an evaluation"
+    for ours, theirs in zip(resumed, straight, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    texts = [[t["response"] for t in traces(tmp_path / name) if t["step"] > done] for name in ("stopped", "straight")]
+    assert texts[0] == texts[1]
+
+
+def test_a_stop_during_the_warm_start(tmp_path):
+    common = (*TINY, f"runs_dir={tmp_path}", "name=warm", "tracking.mode=disabled", "steps=1")
+    program = Program("train", *common, "warm_start.steps=100000")
+    path = tmp_path / "warm/metrics.jsonl"
+    while not (path.exists() and path.read_text().count("warm_start/loss") >= 2):
+        assert program.process.poll() is None
+        time.sleep(0.2)
+    program.process.send_signal(signal.SIGTERM)
+    code, _, err = program.finish()
+    assert code == 143 and program.leftovers() == [], err[-3000:]
+    done = sum("warm_start/loss" in line for line in metrics(tmp_path / "warm"))
+    again = Program("train", f"resume={tmp_path / 'warm'}")
+    while sum("warm_start/loss" in line for line in metrics(tmp_path / "warm")) <= done + 1:
+        assert again.process.poll() is None
+        time.sleep(0.2)
+    again.process.send_signal(signal.SIGTERM)
+    assert again.finish()[0] == 143
+    counted = [line["warm_start/step"] for line in metrics(tmp_path / "warm") if "warm_start/loss" in line]
+    assert counted == list(range(1, len(counted) + 1)) and len(counted) > done
