@@ -80,4 +80,4 @@ def _wait(descriptor: int, event: int, deadline: float | None) -> None:
     poller.register(descriptor, event)
     left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
     if not poller.poll(left_ms):
-        raise DeadlinePassed
+        raise DeadlinePassed("no sign of life in time")

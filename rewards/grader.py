@@ -21,9 +21,9 @@ __all__ = ["Grader", "check_gold", "check_golds", "check_verifier"]
 class Grader:
     """Grades from any thread. `reward = clip(sum of weight * part)` over the parts with a weight.
 
-    `timeout_s` seconds and `memory_mb` MB are one verification's; an answer that needs more is wrong (status
-    timeout, or fail with its reason), since only the answer can be the cause. If the verifier itself fails, the
-    reward is None. `verdict.correct` and `parts["correct"]` are the raw correctness whatever the weights.
+    `timeout_s` seconds and `memory_mb` MB are one verification's; an answer that needs more counts as wrong
+    (status timeout, or fail with its reason), or a policy could escape its zeros by hanging the verifier. If the
+    verifier raises or its process dies, the reward is None. `verdict.correct` and `parts["correct"]` are the raw correctness whatever the weights.
     """
 
     def __init__(

@@ -16,18 +16,17 @@ class Judge(Enum):
 
 
 _EXACT = """
-ab aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher calendar_arithmetic chain_sum
+ab aiw arc_1d base_conversion basic_arithmetic binary_alternation caesar_cipher calendar_arithmetic chain_sum
 circuit_logic coin_flip count_bits count_primes course_schedule decimal_chain_sum dice emoji_mystery futoshiki
-game_of_life gcd largest_island lcm leg_counting letter_counting mahjong_puzzle manipulate_matrix maze mini_sudoku
-modulo_grid number_filtering number_format number_sequence number_sorting path_star products rearc rectangle_count
-rotate_matrix rotten_oranges self_reference simple_equations simple_geometry string_manipulation string_splitting
-string_synthesis sudoku survo syllogism time_intervals tsumego word_sequence_reversal word_sorting
+game_of_life gcd knights_knaves largest_island lcm leg_counting letter_counting mahjong_puzzle manipulate_matrix maze
+mini_sudoku modulo_grid number_filtering number_format number_sequence number_sorting path_star products rearc
+rectangle_count rotate_matrix rotten_oranges self_reference simple_equations simple_geometry string_manipulation
+string_splitting string_synthesis sudoku survo syllogism time_intervals tsumego word_sequence_reversal word_sorting
 """
 
 _LIBRARY = """
-bitwise_arithmetic color_cube_rotation cryptarithm family_relationships group_anagrams jugs kakurasu knights_knaves
-needle_haystack palindrome_generation palindrome_partitioning prime_factorization shortest_path tower_of_hanoi
-zebra_puzzles
+bitwise_arithmetic color_cube_rotation cryptarithm family_relationships group_anagrams jugs needle_haystack
+palindrome_generation palindrome_partitioning prime_factorization shortest_path tower_of_hanoi zebra_puzzles
 """
 
 ADMITTED: dict[str, Judge] = {
@@ -45,6 +44,7 @@ REJECTED: dict[str, str] = {
     "acre": _WHOLE_LIST,
     "advanced_geometry": _LENIENT,
     "arc_agi": "its problems are a public evaluation set",
+    "bf": "its generator writes to the terminal",
     "binary_matrix": _RUNS,
     "boxnet": _NO_GOLD,
     "codeio": "generation runs stored programs, and its problems depend on what ran before",
@@ -59,6 +59,7 @@ REJECTED: dict[str, str] = {
     "gsm_symbolic": _WHOLE_LIST,
     "intermediate_integration": _RUNS,
     "isomorphic_strings": _BY_HASH,
+    "kakurasu": "its scorer reads cells out of the digits of any prose",
     "knight_swap": _BY_HASH,
     "letter_jumble": "several words can fit, one is accepted",
     "list_functions": _WHOLE_LIST,

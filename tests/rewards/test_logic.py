@@ -55,8 +55,9 @@ def test_gold_scores_and_nothing_else(grader: Grader, family: str) -> None:
         assert correct(grader, problem, gold)
         assert correct(grader, problem, f"<think>{'hm ' * 5}</think>\n {gold}\n")
         hostile = [
-            "", " ", "garbage", "0.5.5", "None", "nan", "NaN", "[NaN]", "inf", "[]", "{}", "[[]]", '""', "×", ",", "1e999",
-            "9**9**9**9", "__import__('os')._exit(0)", "x" * 50_000, "[" * 5000, "\x00", problem.prompt,
+            "", " ", "garbage", "0.5.5", "None", "nan", "NaN", "[NaN]", "inf", "[]", "{}", "[[]]", '""', "×", ",",
+            "1e999", "9**9**9**9", "__import__('os')._exit(0)", "x" * 50_000, "[" * 5000,
+            "\x00", problem.prompt,
             f"<think>{gold}", f"<think>{gold}</think>", f"<think>{gold}</think> I don't know",
             f"{gold} or {gold}x", f"not {gold}", f"{gold}\n{gold}x7", f"{gold} </think>",
         ]  # fmt: skip
@@ -165,8 +166,11 @@ def test_params_are_checked(family: str, params: dict[str, object], says: str | 
     if says is None:
         assert found is None
         assert logic.generate(family, params, 0, 0).answer
-    else:
-        assert found is not None and says in found and "\n" not in found
-        if "must be int" not in says and "must be bool" not in says:
-            with pytest.raises((ValueError, TypeError)):
-                logic.generate(family, params, 0, 0)
+        return
+    assert found is not None and says in found and "\n" not in found
+
+
+def test_generation_refuses_what_has_no_problems() -> None:
+    for family, params in [("countdown", {}), ("sums", {}), ("chain_sum", {"min_terms": 5, "max_terms": 3})]:
+        with pytest.raises(ValueError, match=family):
+            logic.generate(family, params, 0, 0)
