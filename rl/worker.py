@@ -95,7 +95,7 @@ class RolloutWorker:
             "occupancy": stats.slot_steps / max(1, stats.steps * self.engine.slots),
             "prefill_tokens": stats.prefill_tokens,
             "saved_prefill_tokens": stats.saved_prefill_tokens,
-            **self.grader.stats(),
+            **self.grader.stats(reset=True),
         }
 
     def close(self) -> None:
