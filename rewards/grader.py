@@ -23,7 +23,8 @@ class Grader:
 
     `timeout_s` seconds and `memory_mb` MB are one verification's; an answer that needs more counts as wrong
     (status timeout, or fail with its reason), or a policy could escape its zeros by hanging the verifier. If the
-    verifier raises or its process dies, the reward is None. `verdict.correct` and `parts["correct"]` are the raw correctness whatever the weights.
+    verifier raises or its process dies, the reward is None. `verdict.correct` and `parts["correct"]` are the raw
+    correctness whatever the weights.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One killable process as its manager thread sees it: started when needed, given a call, held to its deadline, replaced."""
+"""One killable process as its manager thread sees it: started when needed, held to its deadline, replaced."""
 
 from __future__ import annotations
 
