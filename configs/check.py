@@ -12,8 +12,11 @@ from configs.schema import Anchor, OptimizerConfig, PromptStyle, RunConfig
 _MIN_OBJECT_STORE_MB = 80
 
 
-def check(config: RunConfig) -> None:
-    """Raises ConfigError at the first contradiction."""
+def check(config: RunConfig, trains: bool = True) -> None:
+    """Raises ConfigError at the first contradiction; evaluation alone needs no data to train on."""
+    if not config.data.tasks and not config.data.train and (trains or not config.data.eval):
+        key = "data.train" if trains else "data.eval"
+        raise ConfigError(f"{key}=null: name a .jsonl or .parquet file or a hub dataset, or give data.tasks")
     for problem in problems(config):
         raise ConfigError(problem)
 
@@ -122,8 +125,6 @@ def _data(config: RunConfig) -> Iterator[str]:
     data = config.data
     if data.tasks and data.train:
         yield f"data.train={data.train}: data.tasks is set too; choose one, for instance by data.tasks=[]"
-    if not data.tasks and not data.train and not data.eval:
-        yield "data.train=null: name a .jsonl or .parquet file or a hub dataset, or give data.tasks"
     if data.prompt_style is PromptStyle.compact and (data.train or data.eval):
         yield "data.prompt_style=compact: only generated problems have a compact form; set data.prompt_style=question"
     for index, task in enumerate(data.tasks):

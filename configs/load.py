@@ -40,12 +40,12 @@ def load_config(overrides: Sequence[str], data_shorthand: bool = False) -> RunCo
         return _resumed(str(resume[-1]), parsed)
     lines = [f"{override.key_or_group}={override.get_value_element_as_str()}" for override in parsed]
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
-        return _checked(lambda: compose("config", lines), lines)
+        return _checked(lambda: compose("config", lines), lines, trains=not data_shorthand)
 
 
 def load_yaml(path: str | Path) -> RunConfig:
     """A whole configuration from one file, as `to_yaml` writes it. Raises ConfigError."""
-    return _checked(lambda: _merged(path))
+    return _checked(lambda: _merged(path), trains=False)
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -121,8 +121,13 @@ def _merged(path: str | Path) -> DictConfig:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except Exception as error:  # the YAML library has no common base class for what it finds malformed
         raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from None
-    refuse_unknown(OmegaConf.to_container(given))
-    return OmegaConf.merge(OmegaConf.structured(RunConfig), given)  # type: ignore[return-value]
+    try:
+        refuse_unknown(OmegaConf.to_container(given))
+        return OmegaConf.merge(OmegaConf.structured(RunConfig), given)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_explained(error, ())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _resumed(folder: str, overrides: list[Override]) -> RunConfig:
@@ -149,7 +154,7 @@ def _resumed(folder: str, overrides: list[Override]) -> RunConfig:
     return _checked(build, [str(override.input_line) for override in overrides])
 
 
-def _checked(build: Callable[[], DictConfig], overrides: Sequence[str] = ()) -> RunConfig:
+def _checked(build: Callable[[], DictConfig], overrides: Sequence[str] = (), trains: bool = True) -> RunConfig:
     """Build, convert to plain objects, check; every way of being wrong leaves as a ConfigError."""
     try:
         composed = build()
@@ -157,7 +162,7 @@ def _checked(build: Callable[[], DictConfig], overrides: Sequence[str] = ()) -> 
         config: Any = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error, overrides)) from None
-    check(config)
+    check(config, trains)
     return config
 
 

@@ -88,7 +88,8 @@ class ModelConfig:
             return found
         if self.num_attention_heads % self.num_key_value_heads:
             found.append(
-                f"num_key_value_heads={self.num_key_value_heads}: must divide num_attention_heads={self.num_attention_heads}"
+                f"num_key_value_heads={self.num_key_value_heads}: "
+                f"must divide num_attention_heads={self.num_attention_heads}"
             )
         if self.num_experts_per_tok > self.num_local_experts:
             found.append(

@@ -1,0 +1,125 @@
+"""What a configuration would do, in numbers, before anything is started."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from configs.load import to_yaml
+from configs.schema import LIGHTNING, ModelConfig, Precision, RunConfig
+from launch.ray_cluster import available_cores
+from model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
+from train.folder import free_name
+from train.weights import network_config
+
+
+def describe(config: RunConfig) -> str:
+    """The resolved plan: batch arithmetic, parameters, memory per device, actors, and the whole configuration."""
+    model = network_config(config)
+    rows = [
+        *_run(config),
+        *_model(model),
+        *_step(config),
+        *_learner(config, model),
+        *_rollout(config, model),
+        *_cluster(config),
+    ]
+    table = "\n".join(f"{label:<11} {text}" for label, text in rows)
+    return f"{table}\n\n{to_yaml(config).rstrip()}"
+
+
+def _run(config: RunConfig) -> list[tuple[str, str]]:
+    folder = Path(config.resume or Path(config.runs_dir) / free_name(Path(config.runs_dir), config.name))
+    rows = [("run", f"{folder}{' (resumed)' if config.resume else ''}, {config.steps} steps, seed {config.seed}")]
+    if config.checkpoint:
+        rows.append(("weights", config.checkpoint))
+    return rows
+
+
+def _model(model: ModelConfig) -> list[tuple[str, str]]:
+    counts, lightning = count_parameters(model), model.layer_types.count(LIGHTNING)
+    layers = f"{model.num_hidden_layers} layers ({lightning} lightning, {model.num_hidden_layers - lightning} softmax)"
+    experts = f"top {model.num_experts_per_tok} of {model.num_local_experts} experts"
+    return [
+        ("model", f"{counts.total:,} parameters, {counts.active:,} active a token (without embedding and LM head)"),
+        ("", f"{layers}, {experts}, vocabulary {model.vocab_size:,}"),
+    ]
+
+
+def _step(config: RunConfig) -> list[tuple[str, str]]:
+    options, ranks = config.algorithm, config.learner.world_size
+    responses = options.prompts_per_step * options.group_size
+    prompts = options.prompts_per_step // options.updates_per_step
+    update = prompts * options.group_size
+    longest = config.data.max_prompt_tokens + config.sampling.max_tokens
+    tokens = math.ceil(update / ranks) * longest
+    batches = math.ceil(tokens / config.learner.micro_batch_tokens)
+    rows = []
+    if config.warm_start.steps:
+        rows.append(("warm start", f"{config.warm_start.steps} steps of {config.warm_start.batch_size} demonstrations"))
+    return [
+        *rows,
+        ("step", f"{options.prompts_per_step} prompts x {options.group_size} = {responses} responses"),
+        ("", f"/ {options.updates_per_step} updates = {prompts} prompts, {update} responses an update"),
+        ("", f"/ {_count(ranks, "rank")} = {update / ranks:g} responses a rank, at most {longest} tokens each"),
+        ("", f"-> at most {tokens:,} tokens, about {batches} micro-batches of {config.learner.micro_batch_tokens:,}"),
+        ("evaluation", _evaluation(config)),
+    ]
+
+
+def _evaluation(config: RunConfig) -> str:
+    options = config.evaluation
+    when = f"before, every {options.every} steps and after" if options.every else "before and after"
+    return f"{options.problems} problems x {options.samples} responses, {when}"
+
+
+def _learner(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
+    options = config.learner
+    need = training_bytes(model, options.world_size, options.zero_stage)
+    parts = {"parameters": need.parameters, "gradients": need.gradients, "optimizer": need.optimizer}
+    where = "optimizer state in host memory" if options.offload else "all on the device"
+    kind = f"{_count(options.world_size, "rank")}, ZeRO {options.zero_stage}, {options.precision.name}"
+    return [
+        ("learner", f"{kind}; {_size(need.total)} a rank"),
+        ("", ", ".join(f"{name} {_size(size)}" for name, size in parts.items())),
+        ("", f"{where}; activations come on top"),
+    ]
+
+
+def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
+    options = config.rollout
+    itemsize = 2 if config.learner.precision is Precision.bfloat16 else 4
+    longest = config.data.max_prompt_tokens + config.sampling.max_tokens
+    parts = {
+        "weights": 4 * count_parameters(model).total,
+        "lightning states": options.slots * state_bytes(model),
+        f"keys and values at {longest} tokens": options.slots * kv_bytes(model, longest, itemsize),
+    }
+    return [
+        ("rollout", f"{_count(options.workers, "worker")} of {options.slots} slots; up to {_size(sum(parts.values()))} a worker"),
+        ("", ", ".join(f"{name} {_size(size)}" for name, size in parts.items())),
+    ]
+
+
+def _cluster(config: RunConfig) -> list[tuple[str, str]]:
+    ranks, workers = config.learner.world_size, config.rollout.workers
+    actors = f"{ranks} learner + {workers} rollout actors"
+    if config.cluster.address:
+        return [("Ray", f"attaches to {config.cluster.address}; {actors}")]
+    cores = available_cores()
+    threads = config.learner.threads or max(1, cores // ranks), config.rollout.threads or max(1, cores // workers)
+    return [
+        ("Ray", f"started here on {cores} cores, object store {config.cluster.object_store_mb} MiB; {actors}"),
+        ("", f"{threads[0]} threads a rank, {threads[1]} a worker: they take turns"),
+    ]
+
+
+def _size(count: float) -> str:
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,129 @@
+"""Checks that look at files, tokenizers and task families, and start nothing."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from configs.errors import ConfigError
+from configs.schema import ModelConfig, PromptStyle, RunConfig
+from launch.ray_cluster import check_address
+from model.hf_config import CheckpointError, differences, read_config
+from model.tokenizer import TokenizerError, load_tokenizer
+from rewards import logic
+from rewards.grader import check_verifier
+from rl.demonstrations import demonstration
+from rl.types import Prompt
+from train.data_files import check_source
+from train.folder import last_checkpoint
+from train.state import load_state
+from train.weights import network_config, tokenizer_name, weights_folder
+
+
+def preflight(config: RunConfig) -> None:
+    """Raises ConfigError with one line that names the key, for whatever a run would otherwise stumble over."""
+    _check_runs_dir(config)
+    _check_resume(config)
+    _check_vocabulary(config, _checked_shape(config))
+    _check_tasks(config)
+    _check_files(config)
+    _check_devices(config)
+    if config.cluster.address:
+        check_address(config.cluster.address)
+
+
+def _check_runs_dir(config: RunConfig) -> None:
+    """Proven by a folder that lives for a moment in the nearest folder that exists."""
+    target = Path(config.runs_dir) / config.name
+    nearest = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=nearest, prefix=".preflight-").cleanup()
+    except OSError as error:
+        raise ConfigError(f"runs_dir={config.runs_dir}: cannot write to {nearest}: {error.strerror}") from None
+
+
+def _check_resume(config: RunConfig) -> None:
+    if config.resume is None:
+        return
+    found = last_checkpoint(Path(config.resume))
+    if found is None:
+        raise ConfigError(f"resume={config.resume}: holds no checkpoint to go on from")
+    done = load_state(found).step
+    if config.steps <= done:
+        raise ConfigError(f"steps={config.steps}: the run has done {done} already; to go on, set steps to more")
+
+
+def _checked_shape(config: RunConfig) -> ModelConfig:
+    """The network's shape; a checkpoint must be there and have the same."""
+    if config.checkpoint is None:
+        return network_config(config)
+    try:
+        stored = read_config(weights_folder(config.checkpoint))
+    except CheckpointError as error:
+        raise ConfigError(f"checkpoint={config.checkpoint}: {error}") from None
+    wrong = [] if config.model.from_checkpoint else differences(config.model, stored)
+    if wrong:
+        raise ConfigError(
+            f"checkpoint={config.checkpoint}: has another shape than model ({'; '.join(wrong)}); "
+            "model=checkpoint takes the checkpoint's"
+        )
+    return network_config(config)
+
+
+def _check_vocabulary(config: RunConfig, model: ModelConfig) -> None:
+    try:
+        tokenizer = load_tokenizer(tokenizer_name(config))
+    except TokenizerError as error:
+        raise ConfigError(f"data.tokenizer={config.data.tokenizer}: {error}") from None
+    if len(tokenizer) > model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={model.vocab_size}: data.tokenizer={config.data.tokenizer} has {len(tokenizer)} tokens"
+        )
+
+
+def _check_tasks(config: RunConfig) -> None:
+    for index, task in enumerate(config.data.tasks):
+        if wrong := logic.check_params(task.family, task.params):
+            raise ConfigError(f"data.tasks.{index}: {wrong}")
+        problem = logic.generate(task.family, task.params, config.seed, 0)
+        try:
+            if config.data.prompt_style is PromptStyle.compact:
+                logic.compact(problem)
+        except ValueError as error:
+            raise ConfigError(f"data.prompt_style=compact: {error}") from None
+        try:
+            if config.warm_start.steps:
+                demonstration(Prompt(0, problem, np.zeros(0, np.int32)), config.data, direct=False)
+        except ValueError as error:
+            raise ConfigError(f"warm_start.steps={config.warm_start.steps}: {error}") from None
+
+
+def _check_files(config: RunConfig) -> None:
+    data = config.data
+    if not data.train and not data.eval:
+        return
+    if data.answer_pattern is not None:
+        try:
+            groups = re.compile(data.answer_pattern).groups
+        except re.error as error:
+            raise ConfigError(f"data.answer_pattern={data.answer_pattern}: not a regular expression: {error}") from None
+        if groups < 1:
+            raise ConfigError(
+                f"data.answer_pattern={data.answer_pattern}: needs a group around the answer, as in '#### (.+)'"
+            )
+    if wrong := check_verifier(data.verifier):
+        raise ConfigError(f"data.verifier={data.verifier}: {wrong}")
+    for key, source in (("data.train", data.train), ("data.eval", data.eval)):
+        if source:
+            check_source(key, source, data)
+
+
+def _check_devices(config: RunConfig) -> None:
+    if config.learner.offload and not config.cluster.address:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("learner.offload=true: there is no GPU here whose memory it would spare")
