@@ -61,7 +61,7 @@ def _step(config: RunConfig) -> list[tuple[str, str]]:
         *rows,
         ("step", f"{options.prompts_per_step} prompts x {options.group_size} = {responses} responses"),
         ("", f"/ {options.updates_per_step} updates = {prompts} prompts, {update} responses an update"),
-        ("", f"/ {_count(ranks, "rank")} = {update / ranks:g} responses a rank, at most {longest} tokens each"),
+        ("", f"/ {_count(ranks, 'rank')} = {update / ranks:g} responses a rank, at most {longest} tokens each"),
         ("", f"-> at most {tokens:,} tokens, about {batches} micro-batches of {config.learner.micro_batch_tokens:,}"),
         ("evaluation", _evaluation(config)),
     ]
@@ -78,7 +78,7 @@ def _learner(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
     need = training_bytes(model, options.world_size, options.zero_stage)
     parts = {"parameters": need.parameters, "gradients": need.gradients, "optimizer": need.optimizer}
     where = "optimizer state in host memory" if options.offload else "all on the device"
-    kind = f"{_count(options.world_size, "rank")}, ZeRO {options.zero_stage}, {options.precision.name}"
+    kind = f"{_count(options.world_size, 'rank')}, ZeRO {options.zero_stage}, {options.precision.name}"
     return [
         ("learner", f"{kind}; {_size(need.total)} a rank"),
         ("", ", ".join(f"{name} {_size(size)}" for name, size in parts.items())),
@@ -96,7 +96,10 @@ def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
         f"keys and values at {longest} tokens": options.slots * kv_bytes(model, longest, itemsize),
     }
     return [
-        ("rollout", f"{_count(options.workers, "worker")} of {options.slots} slots; up to {_size(sum(parts.values()))} a worker"),
+        (
+            "rollout",
+            f"{_count(options.workers, 'worker')} of {options.slots} slots; up to {_size(sum(parts.values()))} a worker",
+        ),
         ("", ", ".join(f"{name} {_size(size)}" for name, size in parts.items())),
     ]
 
