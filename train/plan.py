@@ -95,11 +95,9 @@ def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
         "lightning states": options.slots * state_bytes(model),
         f"keys and values at {longest} tokens": options.slots * kv_bytes(model, longest, itemsize),
     }
+    workers = _count(options.workers, "worker")
     return [
-        (
-            "rollout",
-            f"{_count(options.workers, 'worker')} of {options.slots} slots; up to {_size(sum(parts.values()))} a worker",
-        ),
+        ("rollout", f"{workers} of {options.slots} slots; up to {_size(sum(parts.values()))} a worker"),
         ("", ", ".join(f"{name} {_size(size)}" for name, size in parts.items())),
     ]
 

@@ -1,0 +1,84 @@
+"""Combinations that are refused, each naming its key, and those that are warned about."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.check import problems
+from configs.errors import ConfigError
+from configs.load import load_config
+from configs.schema import RunConfig, TaskConfig
+from configs.warn import warnings
+
+REFUSED = [
+    (["algorithm.prompts_per_step=30"], "algorithm.prompts_per_step=30: must be a multiple of", "28 or 32"),
+    (["algorithm.prompts_per_step=3"], "algorithm.prompts_per_step=3: must be a multiple of", "such as 4"),
+    (["algorithm.group_size=1"], "algorithm.group_size=1: must be at least 2", ""),
+    (["algorithm.updates_per_step=0"], "algorithm.updates_per_step=0: must be at least 1", ""),
+    (
+        ["learner.world_size=8", "algorithm.prompts_per_step=4", "algorithm.group_size=4"],
+        "learner.world_size=8: an update has only 4 responses",
+        "",
+    ),
+    (["algorithm.is_weight_min=6"], "algorithm.is_weight_min=6.0: must lie between 0 and", "is_weight_max=5.0"),
+    (["algorithm.is_weight_max=0"], "algorithm.is_weight_min=0.0: must lie between", ""),
+    (["algorithm.truncated_is_max=2"], "algorithm.truncated_is_max=2.0: with algorithm.anchor=sampler", "twice"),
+    (
+        ["algorithm.anchor=learner", "algorithm.truncated_is_max=0"],
+        "algorithm.truncated_is_max=0.0: must be above 0",
+        "",
+    ),
+    (["algorithm.dynamic_sampling=false", "algorithm.max_refills=1"], "algorithm.max_refills=1: refills replace", ""),
+    (["optimizer.lr=-1"], "optimizer.lr=-1.0: must be at least 0", ""),
+    (["optimizer.lr=nan"], "optimizer.lr=nan", ""),
+    (["warm_start.optimizer.beta2=1"], "warm_start.optimizer.beta2=1.0: must be at least 0 and below 1", ""),
+    (["sampling.temperature=0"], "sampling.temperature=0.0: must be above 0", ""),
+    (["sampling.max_tokens=0"], "sampling.max_tokens=0: must be at least 1", ""),
+    (["warm_start.direct_fraction=1.5"], "warm_start.direct_fraction=1.5: must be between 0 and 1", ""),
+    (["data.train=x.jsonl"], "data.train=x.jsonl: data.tasks is set too", ""),
+    (["data.tasks=[]"], "data.train=null: name a .jsonl", "data.tasks"),
+    (["data.tasks=[{weight: 0}]"], "data.tasks.0.weight=0.0: must be above 0", ""),
+    (["data.held_out_percent=0"], "data.held_out_percent=0: leaves nothing to evaluate on", ""),
+    (["data.held_out_percent=100"], "data.held_out_percent=100: must be between 0 and 99", ""),
+    (["data=gsm8k", "data.prompt_style=compact"], "data.prompt_style=compact: only generated problems", ""),
+    (["data.tokenizer=checkpoint"], "data.tokenizer=checkpoint: add checkpoint=", ""),
+    (["learner.micro_batch_tokens=100"], "learner.micro_batch_tokens=100: must hold one prompt and its response", ""),
+    (["rollout.prefill_tokens=8"], "rollout.prefill_tokens=8: must hold one prompt", ""),
+    (["rewards.overlong_weight=1"], "rewards.overlong_cache_tokens=0: with rewards.overlong_weight", ""),
+    (["rewards.clip_min=2"], "rewards.clip_min=2.0: must be below rewards.clip_max", ""),
+    (["learner.zero_stage=4"], "learner.zero_stage=4: must be 0, 1, 2 or 3", ""),
+    (["learner.zero_stage=0", "learner.offload=true"], "learner.offload=true: needs learner.zero_stage", ""),
+    (["cluster.object_store_mb=10"], "cluster.object_store_mb=10: must be at least 80", ""),
+    (["name=a/b"], "name=a/b: must be the name of a folder", ""),
+    (["model=checkpoint"], "model.from_checkpoint=true: add checkpoint=", ""),
+    (["model.num_key_value_heads=3"], "model.num_key_value_heads=3: must divide num_attention_heads", ""),
+    (["model.max_position_embeddings=10"], "model.max_position_embeddings=10: must be at least", ""),
+]
+
+
+@pytest.mark.parametrize(("overrides", "start", "within"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
+def test_impossible_combinations_name_their_key(overrides, start, within):
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides)
+    message = str(caught.value)
+    assert message.startswith(start) and within in message and "\n" not in message
+
+
+def test_defaults_with_a_task_have_no_problem_and_no_warning():
+    config = RunConfig()
+    config.data.tasks = [TaskConfig()]
+    assert list(problems(config)) == [] and warnings(config) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (["algorithm.is_weight_min=0.8"], "algorithm.is_weight_min=0.8"),
+        (["algorithm.is_weight_max=0.2"], "algorithm.is_weight_max=0.2"),
+        (["algorithm.anchor=learner", "algorithm.updates_per_step=1"], "algorithm.anchor=learner"),
+        (["sampling.temperature=0.7"], "sampling.temperature=0.7"),
+    ],
+)
+def test_surprises_are_warned_about(overrides, start):
+    found = warnings(load_config(overrides))
+    assert len(found) == 1 and found[0].startswith(start)

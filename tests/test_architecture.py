@@ -1,0 +1,105 @@
+"""The house as DESIGN draws it: imports go down, configuration is light, nothing names a machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+STAIR = ["kernels", "model", "rl", "train", "launch"]
+BESIDE = ["rewards", "configs"]
+# The programs of train/ open the Ray they run on. These modules know nothing of training, so no circle arises.
+LENT = {"launch.ray_cluster", "launch.placement"}
+
+
+def sources() -> list[Path]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode == 0:
+        return [ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+    return [path for room in [*STAIR, *BESIDE, "tests"] for path in (ROOT / room).rglob("*") if path.is_file()]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def modules(room: str) -> list[Path]:
+    return [path for path in sources() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] == room]
+
+
+def allowed(room: str) -> set[str]:
+    if room in BESIDE:
+        return {room}
+    return {*STAIR[: STAIR.index(room) + 1], *BESIDE}
+
+
+@pytest.mark.parametrize("room", STAIR + BESIDE)
+def test_imports_go_down_only(room):
+    files = modules(room)
+    assert files
+    house = {*STAIR, *BESIDE, "tests"}
+    for path in files:
+        up = {name for name in imports(path) if name.split(".")[0] in house - allowed(room)} - LENT
+        assert not up, f"{path.relative_to(ROOT)} imports {sorted(up)}"
+
+
+def test_what_is_lent_stands_on_nothing_but_configs():
+    for name in LENT:
+        own = {found for found in imports(ROOT / f"{name.replace('.', '/')}.py") if found.split(".")[0] in STAIR}
+        assert own <= LENT
+
+
+@pytest.mark.parametrize("room", ["configs", "rewards"])
+def test_light_rooms_import_neither_torch_nor_ray(room):
+    """In an interpreter of its own, where nothing else has imported them."""
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules(room)]
+    script = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(sorted({'torch', 'ray', 'deepspeed', 'transformers'} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[]"
+
+
+def test_top_level_folders_are_the_rooms():
+    tops = {path.relative_to(ROOT).parts[0] for path in sources() if len(path.relative_to(ROOT).parts) > 1}
+    assert tops - {".ci", ".github", "docs"} == {*STAIR, *BESIDE, "tests"}
+
+
+def test_no_file_names_a_place_of_one_machine():
+    absolute = re.compile(r"(?<![\w.~/$}-])/(?:home|root|work|Users|mnt|opt|data)/\w")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources()
+        if path.suffix in (".py", ".yaml", ".toml", ".md", ".txt", "") and path.name != Path(__file__).name
+        for line in path.read_text(errors="ignore").splitlines()
+        if absolute.search(line)
+    ]
+    assert not found
+
+
+def test_no_file_names_a_package_registry():
+    registry = re.compile(r"pypi\.org|pythonhosted|download\.pytorch\.org|index-url|find-links")
+    found = [
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if path.name != Path(__file__).name and path.suffix not in (".png",)
+        if registry.search(path.read_text(errors="ignore"))
+    ]
+    assert not found
