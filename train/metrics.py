@@ -79,6 +79,8 @@ TABLE: dict[str, list[Metric]] = {
     ],
     "Held-out evaluation": [
         Metric("eval/pass@1", "share", "held-out problems answered correctly, mean over samples"),
+        Metric("eval/avg@<k>", "share", "with k > 1 samples a problem: share of right responses, mean over problems"),
+        Metric("eval/pass@<k>", "share", "chance that one of k responses is right, unbiased, mean over problems"),
         Metric("eval/pass@1_low", "share", "lower end of its 95 % interval"),
         Metric("eval/pass@1_high", "share", "upper end of its 95 % interval"),
         Metric("eval/tokens_mean", "tokens", "sampled tokens of a response: mean"),

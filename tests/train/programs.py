@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from train.tracking import read_lines
 
 ROOT = Path(__file__).parents[2]
 MARK = "TEST_PROGRAM_MARK"
@@ -68,12 +69,11 @@ def run(module: str, *overrides: str) -> str:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return list(read_lines(folder / "metrics.jsonl"))
 
 
 def traces(folder: Path) -> list[dict[str, Any]]:
-    files = sorted((folder / "traces").glob("*.jsonl"))
-    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    return [line for path in sorted((folder / "traces").glob("*.jsonl")) for line in read_lines(path)]
 
 
 def steps_without_times(folder: Path, after: int) -> list[dict[str, Any]]:
