@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.launch.cluster import two_nodes
+
+__all__ = ["ROOT", "shared", "two_nodes"]
+
 ROOT = Path(__file__).parents[1]
 
 os.environ.update(

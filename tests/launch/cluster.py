@@ -110,7 +110,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     psutil.wait_procs(alive, timeout=10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_nodes() -> Iterator[str]:
     """Address of a running cluster of two nodes with a CPU each."""
     with ray_cluster() as address:

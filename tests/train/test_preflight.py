@@ -1,0 +1,137 @@
+"""What is refused for a file, a tokenizer or a task family, by key and line, before anything starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from configs.errors import ConfigError
+from configs.load import load_config
+from train.preflight import preflight
+from train.state import RunState
+
+GOOD = '{"question": "1+2", "answer": "so\\n#### 3"}\n'
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        preflight(load_config(overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def with_file(tmp_path):
+    """Writes a data file and gives the overrides that train on it."""
+
+    def write(content: str, name: str = "data.jsonl") -> tuple[str, ...]:
+        (tmp_path / name).write_text(content)
+        return "experiment=gsm8k", f"data.train={tmp_path / name}", f"runs_dir={tmp_path}"
+
+    return write
+
+
+def test_what_is_right_passes_and_leaves_nothing(tmp_path, with_file):
+    preflight(load_config(["experiment=quickstart", f"runs_dir={tmp_path}/a/b"]))
+    preflight(load_config(with_file(GOOD + "\n" + GOOD)))
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_real_gsm8k_passes(tmp_path, shared):
+    preflight(load_config(["experiment=gsm8k", f"data.train={shared}/data/gsm8k/train.jsonl", f"runs_dir={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"question": "1+2"', "line 3: not JSON"),
+        ('{"question": "1+2"}', "line 3: no 'answer' (data.answer_key); it has question"),
+        ('{"answer": "#### 3"}', "line 3: no 'question' (data.prompt_key)"),
+        ("[1, 2]", "line 3: must be an object"),
+        ('{"question": "", "answer": "#### 3"}', "line 3: 'question' is empty"),
+        ('{"question": "1+2", "answer": "3"}', "line 3: data.answer_pattern="),
+        ('{"question": "1+2", "answer": "#### \\\\frac{1}{"}', "line 3: answer: not a mathematical expression"),
+    ],
+)
+def test_a_malformed_row_is_named_by_its_line(with_file, bad, said):
+    found = refusal(*with_file(GOOD + "\n" + bad + "\n" + GOOD))
+    assert found.startswith("data.train=") and said in found
+
+
+def test_parquet_rows_and_columns(tmp_path, with_file):
+    rows = {"question": ["a", "b"], "answer": ["#### 1", "two"]}
+    overrides = with_file("", "data.parquet")
+    assert "not Parquet" in refusal(*overrides)
+    parquet.write_table(pyarrow.table(rows), tmp_path / "data.parquet")
+    assert "row 2: data.answer_pattern=" in refusal(*overrides)
+    parquet.write_table(pyarrow.table({"question": ["a"]}), tmp_path / "data.parquet")
+    assert "no column answer; it has question" in refusal(*overrides)
+
+
+def test_files_that_are_not_there_or_not_data(tmp_path, with_file):
+    assert refusal("experiment=gsm8k", "data.train=nowhere.jsonl") == "data.train=nowhere.jsonl: no such file"
+    assert "no such file" in refusal("experiment=gsm8k", "data.train=./nowhere")
+    assert "not a file" in refusal("experiment=gsm8k", f"data.train={tmp_path}")
+    assert "must end in .jsonl" in refusal(*with_file(GOOD, "data.csv"))
+    assert "has no rows" in refusal(*with_file("\n"))
+    assert refusal(*with_file(GOOD), "data.eval=gone.jsonl").startswith("data.eval=gone.jsonl: no such file")
+
+
+def test_pattern_and_verifier(with_file):
+    good = with_file(GOOD)
+    assert "not a regular expression" in refusal(*good, 'data.answer_pattern="("')
+    assert "needs a group" in refusal(*good, "data.answer_pattern=x")
+    assert refusal(*good, "data.verifier=mth").startswith("data.verifier=mth: unknown verifier 'mth': one of")
+
+
+def test_tasks_are_checked_by_their_family():
+    assert refusal("data.tasks=[{family: gcdd}]").startswith("data.tasks.0: unknown family 'gcdd'")
+    assert "gcd has no parameter 'max'" in refusal("data.tasks=[{family: gcd, params: {max: 3}}]")
+    assert refusal("data.tasks=[{family: sudoku}]").startswith("data.prompt_style=compact: sudoku")
+    worded = ("data.tasks=[{family: sudoku}]", "data.prompt_style=question")
+    preflight(load_config(worded))
+    assert refusal(*worded, "warm_start.steps=1").startswith("warm_start.steps=1: ")
+
+
+def test_tokenizer_and_vocabulary():
+    assert refusal("model.vocab_size=100") == "model.vocab_size=100: data.tokenizer=bytes has 264 tokens"
+    assert refusal("data.tokenizer=./nowhere").startswith("data.tokenizer=./nowhere: ")
+
+
+def test_a_checkpoint_of_another_shape(tmp_path):
+    shape = {"model_type": "minimax_m1", "attn_type_list": [0, 1], "num_hidden_layers": 2, "rope_theta": 1e7}
+    numbers = "vocab_size hidden_size intermediate_size num_attention_heads num_local_experts num_experts_per_tok"
+    (tmp_path / "config.json").write_text(
+        json.dumps(shape | dict.fromkeys(numbers.split(), 64) | {"head_dim": 32, "rotary_dim": 32})
+    )
+    found = refusal(f"checkpoint={tmp_path}")
+    assert (
+        "has another shape than model" in found and "hidden_size: 128, not 64" in found and "model=checkpoint" in found
+    )
+    assert refusal("checkpoint=nowhere").startswith("checkpoint=nowhere: ")
+
+
+def test_a_run_that_cannot_go_on(tmp_path):
+    from configs.load import to_yaml
+
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config(["experiment=smoke"])))
+    assert refusal(f"resume={tmp_path}") == f"resume={tmp_path}: holds no checkpoint to go on from"
+    done = tmp_path / "checkpoints" / "step-000003"
+    done.mkdir(parents=True)
+    (done / "state.json").write_text(json.dumps(asdict(RunState(step=3))))
+    assert "steps=3: the run has done 3 already" in refusal(f"resume={tmp_path}")
+    preflight(load_config([f"resume={tmp_path}", "steps=4"]))
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    assert refusal(f"runs_dir={tmp_path}/file").startswith(f"runs_dir={tmp_path}/file: cannot write to")
+
+
+def test_offload_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert refusal("learner.offload=true").startswith("learner.offload=true: there is no GPU")
