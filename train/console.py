@@ -24,7 +24,13 @@ class Console:
         """
         shown = self._progress and sys.stderr.isatty()
         return tqdm(
-            total=total, desc=f"{label:<10}", unit=unit, leave=False, dynamic_ncols=True, disable=not shown, smoothing=0.1
+            total=total,
+            desc=f"{label:<10}",
+            unit=unit,
+            leave=False,
+            dynamic_ncols=True,
+            disable=not shown,
+            smoothing=0.1,
         )
 
     def line(self, text: str) -> None:
@@ -36,7 +42,8 @@ class Console:
         self.line(step_line(step, steps, metrics))
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.line(f"held out after step {step}: pass@1 {pass_at_1(metrics)}, thinking {100 * metrics['eval/thinking']:.0f}%")
+        thinking = 100 * metrics["eval/thinking"]
+        self.line(f"held out after step {step}: pass@1 {pass_at_1(metrics)}, thinking {thinking:.0f}%")
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:

@@ -30,7 +30,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("time/publish_s", "s", "weights from the learner to the rollout workers"),
         Metric("time/evaluate_s", "s", "held-out evaluation"),
         Metric("time/checkpoint_s", "s", "writing a checkpoint"),
-        Metric("throughput/tokens_per_s", "tokens/s", "response tokens of the step / time/step_s: generated and trained"),
+        Metric("throughput/tokens_per_s", "tokens/s", "response tokens generated and trained / time/step_s"),
         Metric("throughput/generate_tokens_per_s", "tokens/s", "response tokens of the step / time/generate_s"),
         Metric("throughput/update_tokens_per_s", "tokens/s", "tokens trained in the step / time/update_s"),
     ],

@@ -19,7 +19,7 @@ class Browser:
         commands_read, self._write = os.pipe()
         self._read, events_write = os.pipe()
         # The protocol's fixed descriptors: commands on 3, events on 4.
-        command = 'exec "$@" 3<&%d 4>&%d' % (commands_read, events_write)
+        command = f'exec "$@" 3<&{commands_read} 4>&{events_write}'
         flags = [*FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
         self._process = subprocess.Popen(
             ["bash", "-c", command, "bash", binary, *flags],

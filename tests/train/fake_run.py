@@ -1,4 +1,4 @@
-"""A run folder as a training run leaves it, with made-up but plausible numbers. `python -m tests.train.fake_run DIR`."""
+"""A run folder as a run leaves it, with made-up but plausible numbers. `python -m tests.train.fake_run DIR`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.tracking import Tracker
 
 HOSTILE = (
     "<think></think></script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
-    "<!--<script> {{data}} & &lt; \u2028 \udcff <a href=\"javascript:window.hacked=3\">https://example.org/x</a>"
+    '<!--<script> {{data}} & &lt; \u2028 \udcff <a href="javascript:window.hacked=3">https://example.org/x</a>'
 )
 
 
@@ -33,7 +33,10 @@ def trajectory(text: str, reward: float | None, sample: int, step: int = 0, stat
     tokens = max(1, len(text))
     correct = bool(reward and reward > 0.5)
     verdict = Verdict(
-        reward, correct, status or (Status.passed if correct else Status.failed), {"correct": float(correct), "format": 1.0}
+        reward,
+        correct,
+        status or (Status.passed if correct else Status.failed),
+        {"correct": float(correct), "format": 1.0},
     )
     return Trajectory(
         tokens_T=np.zeros(tokens, np.int32),

@@ -67,7 +67,7 @@ class Chart {
   }
 
   axes(width, height, first, last, low, high, log) {
-    for (const y of log ? decades(low, high) : ticks(low, high, 4)) {
+    for (const y of log ? decades(low, high) : ticks(low, high, 5)) {
       const at = this.toY(y);
       this.svg.append(vector('line', { x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at, stroke: 'var(--grid)' }),
         vector('text', { x: MARGIN.left - 8, y: at + 4, 'text-anchor': 'end' }, this.spec.tick(y)));
@@ -174,7 +174,7 @@ function average(ys, weight) {
 
 function ticks(low, high, count) {
   const raw = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(parseFloat((i * step).toPrecision(12)));
   return found;

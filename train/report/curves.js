@@ -1,7 +1,8 @@
 // Which metrics make which chart. A chart none of whose metrics was measured is named below the others.
 
-const share = { format: (v) => percent(v), tick: (v) => percent(v, 0), floor: 0, ceiling: 1 };
+const share = { format: (v) => percent(v), tick: (v) => `${parseFloat((100 * v).toPrecision(3))}%`, floor: 0, ceiling: 1 };
 const plain = { format: number, tick: number };
+const precise = { ...plain, format: (v) => missing(v) ? DASH : String(parseFloat(v.toPrecision(4))) };
 const fromZero = { ...plain, floor: 0 };
 const band = { 'eval/pass@1': ['eval/pass@1_low', 'eval/pass@1_high'] };
 
@@ -13,7 +14,7 @@ const CURVES = [
   { title: 'Responses that think', ...share,
     lines: [['training', 'response/thinking'], ['held-out', 'eval/thinking'], ['truncated', 'response/truncated']] },
   { title: 'Entropy, nats', ...fromZero, lines: [['entropy', 'policy/entropy']] },
-  { title: 'Importance weights', ...plain,
+  { title: 'Importance weights', ...precise,
     lines: [['mean', 'policy/weight_mean'], ['ratio max', 'policy/ratio_max'], ['ratio min', 'policy/ratio_min']] },
   { title: 'Clip fraction', ...share, lines: [['clipped', 'policy/clip_fraction']] },
   { title: 'Gradient norm', ...plain, lines: [['norm', 'policy/grad_norm']] },
@@ -21,7 +22,7 @@ const CURVES = [
     ['update', 'time/update_s'], ['publish', 'time/publish_s'], ['other', 'time/other_s']] },
   { title: 'Effective sample size of the weights', ...share, lines: [['ESS', 'policy/ess']] },
   { title: 'Learner against sampler, k3 KL', ...plain, lines: [['k3', 'policy/k3_kl']] },
-  { title: 'Learner against sampler, Pearson', ...plain, lines: [['correlation', 'policy/pearson']] },
+  { title: 'Learner against sampler, Pearson', ...precise, lines: [['correlation', 'policy/pearson']] },
   { title: 'Throughput, tokens/s', ...fromZero, lines: [['end to end', 'throughput/tokens_per_s'],
     ['generation', 'throughput/generate_tokens_per_s'], ['update', 'throughput/update_tokens_per_s']] },
   { title: 'Policy loss', ...plain, lines: [['loss', 'policy/loss'], ['auxiliary', 'policy/aux_loss']] },
@@ -35,6 +36,8 @@ const WARM_START = [
   { title: 'Warm start: loss, nats per token', ...fromZero, lines: [['loss', 'warm_start/loss']] },
   { title: 'Warm start: learning rate', ...fromZero, lines: [['rate', 'warm_start/lr']] },
 ];
+// A phase of the run has one colour wherever it is shown.
+const COLORS = { 'warm start': 'c6', generate: 'c1', update: 'c2', publish: 'c3', evaluate: 'c4', checkpoint: 'c5', other: 'c7' };
 const PICTURED = 9; // charts in the picture of a run
 
 function showCurves(run, picture) {
@@ -42,8 +45,10 @@ function showCurves(run, picture) {
   const unmeasured = [], place = document.getElementById('charts');
   const add = (curve, source, x, xs) => {
     const spec = chartSpec(curve, source, x, xs);
-    if (spec) place.append(new Chart(spec).node);
-    else unmeasured.push(curve.title);
+    if (!spec) return void unmeasured.push(curve.title);
+    const chart = new Chart(spec);
+    place.append(chart.node);
+    chart.draw();
   };
   const shown = picture ? CURVES.slice(0, PICTURED) : CURVES;
   shown.forEach((curve) => add(curve, columns, 'step', run.curves.step || []));
@@ -66,7 +71,7 @@ function chartSpec(curve, columns, x, xs) {
   const pick = (key) => columns[key] && measured.map((i) => columns[key][i]);
   const series = lines.map(([label, key], n) => {
     const [low, high] = (band[key] || []).map(pick);
-    return { label, color: `c${n % 7 + 1}`, ys: pick(key), ...(low && high ? { low, high } : {}) };
+    return { label, color: COLORS[label] || `c${n % 7 + 1}`, ys: pick(key), ...(low && high ? { low, high } : {}) };
   });
   return { ...curve, x, xs: measured.map((i) => xs[i]), series };
 }

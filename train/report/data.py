@@ -20,7 +20,8 @@ MAX_TRACE_FILES = 200  # steps whose traces are embedded; of more, evenly spaced
 MAX_TEXT = 20_000  # characters of a prompt or a response; the middle of a longer one is left out
 
 TRACE_FIELDS = (
-    "step kind task group sample prompt response gold reward correct parts error status stop tokens versions mean_logprob"
+    "step kind task group sample prompt response gold reward correct parts error status stop tokens versions "
+    "mean_logprob"
 ).split()
 
 

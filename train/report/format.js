@@ -25,7 +25,13 @@ function missing(value) {
 }
 
 function percent(value, digits = 1) {
-  return missing(value) ? DASH : `${(100 * value).toFixed(digits)}%`;
+  if (missing(value)) return DASH;
+  const small = value !== 0 && Math.abs(value) < 0.01;
+  return `${(100 * value).toFixed(small ? digits + 1 : digits)}%`;
+}
+
+function signed(value, digits = 1) {
+  return `${value >= 0 ? '+' : '−'}${Math.abs(value).toFixed(digits)}`;
 }
 
 function number(value) {

@@ -11,8 +11,8 @@ function showSummary(run) {
   document.getElementById('facts').textContent = [steps, duration(run.wall_s), run.tasks.join(', ')].filter(Boolean).join(' · ');
   document.getElementById('summary').append(
     passTile(before, after),
-    changeTile('Held-out responses that think', before, after, 'eval/thinking', (v) => percent(v)),
-    changeTile('Held-out response length, tokens', before, after, 'eval/tokens_mean', number),
+    changeTile('Held-out responses thinking', before, after, 'eval/thinking', (v) => percent(v), (v) => `${signed(100 * v)} points`),
+    changeTile('Held-out response tokens', before, after, 'eval/tokens_mean', number, (v) => `${signed(v)} tokens`),
     speedTile(run));
   showTime(run);
 }
@@ -37,13 +37,13 @@ function passTile(before, after) {
 
 // Newcombe's interval of a difference of two independent proportions, from the intervals of each (1998, method 10).
 function gain(before, after, key) {
-  const [p, q] = [before[key], after[key]], points = (v) => `${v >= 0 ? '+' : '−'}${Math.abs(100 * v).toFixed(1)}`;
+  const [p, q] = [before[key], after[key]], points = (v) => signed(100 * v);
   const text = element('span', { className: 'detail' },
     element('span', { className: q >= p ? 'up' : 'down' }, `${points(q - p)} points`));
   const [pl, ph, ql, qh] = [before, after].flatMap((line) => [line[`${key}_low`], line[`${key}_high`]]);
   if (![pl, ph, ql, qh].some(missing)) {
     const low = q - p - Math.hypot(q - ql, ph - p), high = q - p + Math.hypot(qh - q, p - pl);
-    text.append(` · 95 % interval of the gain [${points(low)}, ${points(high)}]`);
+    text.append(' · 95 % interval of the gain ', element('span', { className: 'whole' }, `[${points(low)}, ${points(high)}]`));
   }
   return text;
 }
@@ -69,9 +69,9 @@ function whiskers(lines, key) {
   return svg;
 }
 
-function changeTile(title, before, after, key, format) {
+function changeTile(title, before, after, key, format, difference) {
   const [from, to] = [before?.[key], after?.[key]];
-  const change = missing(from) || missing(to) ? 'not measured' : to === from ? 'no change' : to > from ? 'more than before RL' : 'less than before RL';
+  const change = missing(from) || missing(to) ? 'before and after RL were not both measured' : `${difference(to - from)} by RL`;
   return tile(title, arrow(format(from), format(to)), element('span', { className: 'detail' }, change));
 }
 
@@ -79,7 +79,7 @@ function speedTile(run) {
   const known = (run.curves['throughput/tokens_per_s'] || []).filter((v) => !missing(v)).sort((a, b) => a - b);
   const memory = (run.curves['memory/total_mb'] || []).filter((v) => !missing(v));
   const detail = ['tokens/s, median step', memory.length ? `peak ${number(Math.max(...memory))} MB` : ''].filter(Boolean).join(' · ');
-  return tile('Throughput, generation and update', element('span', { className: 'big' }, number(known[Math.floor(known.length / 2)])),
+  return tile('Throughput, end to end', element('span', { className: 'big' }, number(known[Math.floor(known.length / 2)])),
     element('span', { className: 'detail' }, detail));
 }
 
@@ -87,10 +87,10 @@ function showTime(run) {
   const place = document.getElementById('time'), parts = timeParts(run), total = parts.reduce((sum, part) => sum + part[1], 0);
   if (!total) return place.remove();
   place.append(element('h3', {}, 'Where the time went'),
-    element('div', { className: 'split' }, ...parts.map(([label, seconds], i) =>
-      element('div', { title: label, style: `flex: ${seconds} 0 0; background: var(--c${i % 7 + 1})` }))),
-    element('div', { className: 'legend' }, ...parts.map(([label, seconds], i) =>
-      element('span', {}, swatch(`c${i % 7 + 1}`), `${label} `, element('b', {}, duration(seconds)), ` ${percent(seconds / total, 0)}`))));
+    element('div', { className: 'split' }, ...parts.map(([label, seconds]) =>
+      element('div', { title: label, style: `flex: ${seconds} 0 0; background: var(--${COLORS[label]})` }))),
+    element('div', { className: 'legend' }, ...parts.map(([label, seconds]) =>
+      element('span', {}, swatch(COLORS[label]), `${label} `, element('b', {}, duration(seconds)), ` ${percent(seconds / total, 0)}`))));
 }
 
 // Whole seconds of the run; the rest of the wall time (start-up among it) is "other".

@@ -50,7 +50,7 @@ class TraceTable {
     const wanted = Object.entries(this.filters).filter(([, select]) => select.value).map(([name, select]) => [name, JSON.parse(select.value)]);
     if (this.only) wanted.push(...Object.entries(this.only));
     this.found = this.rows.filter((row) => row.text.includes(words) && wanted.every(([name, value]) => row[name] === value));
-    this.found.sort((a, b) => sign * compare(a[field], b[field]) || a.order - b.order);
+    this.found.sort((a, b) => compare(a[field], b[field], sign) || a.order - b.order);
     this.page = 0;
     this.show();
   }
@@ -65,7 +65,7 @@ class TraceTable {
       turn(-1, '← Previous', from > 0), turn(1, 'Next →', from + PAGE_ROWS < this.found.length),
       element('span', { className: 'muted', id: 'trace-count' }, this.found.length
         ? `${from + 1}–${from + shown.length} of ${this.found.length.toLocaleString('en-US')}` : '0'),
-      this.only && element('button', { className: 'link', onclick: () => { this.only = null; this.refresh(); } }, 'show all prompts again'));
+      this.only ? element('button', { className: 'link', onclick: () => { this.only = null; this.refresh(); } }, 'show all prompts again') : '');
   }
 
   heading(title, field, kind) {
@@ -108,9 +108,10 @@ function cellText(field, row) {
   return String(row[field] ?? DASH).slice(0, 40);
 }
 
-function compare(a, b) {
+// What is missing comes last, whichever way the rest is ordered.
+function compare(a, b, sign) {
   if (missing(a) || missing(b)) return missing(a) - missing(b);
-  return a < b ? -1 : a > b ? 1 : 0;
+  return a < b ? -sign : a > b ? sign : 0;
 }
 
 // Text nodes, with what was searched for in <mark>.

@@ -1,0 +1,320 @@
+"""Metric names, the run's files across kills and resumes, W&B without a network, the console's lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.schema import RunConfig, TrackingMode
+from rewards.verdict import Problem, Status
+from rl.types import Group, Prompt
+from tests.train.fake_run import HOSTILE, fake_config, step_metrics, trajectory
+from train.console import Console, step_line, summary_line
+from train.metrics import METRICS, UnknownMetric, describe, markdown
+from train.tracking import Tracker, read_lines, read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return subprocess.run(
+        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def group(*rewards: float | None, task: str = "chain_sum") -> Group:
+    problem = Problem("1+1=", "2", "chain_sum", task)
+    answers = [trajectory(f"<think>{i}</think>2", reward, i, step=3) for i, reward in enumerate(rewards)]
+    return Group(Prompt(7, problem, np.zeros(4, np.int32)), answers)
+
+
+# Names
+
+
+def test_the_page_of_metrics_is_the_table() -> None:
+    assert (ROOT / "METRICS.md").read_text(encoding="utf-8") == markdown()
+    names = [metric.name for metric in METRICS]
+    assert len(names) == len(set(names)) and all(metric.unit and metric.description for metric in METRICS)
+    assert all(f"| `{name}` |" in markdown() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("reward/mean", "reward/mean"),
+        ("reward/format", "reward/<part>"),
+        ("eval/pass@1", "eval/pass@1"),
+        ("eval/task/openai/gsm8k/pass@1", "eval/task/<family>/pass@1"),
+    ],
+)
+def test_a_name_finds_its_row(name: str, row: str) -> None:
+    assert describe(name).name == row
+
+
+@pytest.mark.parametrize("name", "reward reward/ policy/clpi eval/task//pass@1 Policy/loss xpolicy/loss".split())
+def test_a_name_outside_the_table_is_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    with Tracker(tmp_path, fake_config()) as tracker:
+        with pytest.raises(UnknownMetric, match=re.escape(repr(name))):
+            tracker.log(1, {"policy/loss": 1.0, name: 1.0})
+    assert read_metrics(tmp_path) == []
+
+
+# Files
+
+
+def test_a_line_holds_step_time_and_finite_values(tmp_path: Path) -> None:
+    with Tracker(tmp_path, fake_config()) as tracker:
+        tracker.log(3, {"policy/loss": float("nan"), "policy/version": 4, "reward/mean": np.float32(0.5)})
+    (text,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    line = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert line.pop("time/wall_s") >= 0
+    assert line == {"step": 3, "policy/loss": None, "policy/version": 4, "reward/mean": 0.5}
+
+
+def test_a_killed_run_keeps_its_lines(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from tests.train.fake_run import fake_config
+from train.tracking import Tracker
+tracker = Tracker(Path(sys.argv[1]), fake_config())
+for step in (1, 2, 3):
+    tracker.log(step, {"reward/mean": step})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert python(code, str(tmp_path)).returncode == -9
+    assert [line["reward/mean"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    with Tracker(tmp_path, fake_config()) as tracker:
+        tracker.log(0, {"warm_start/step": 1, "warm_start/loss": 2.0})
+        for step in (1, 2, 3):
+            tracker.log(step, {"reward/mean": step, "time/wall_s": 100.0 * step})
+            tracker.log_traces(step, [group(1.0)])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "rew')  # killed while writing
+    with open(tmp_path / "traces" / "step-000002.jsonl", "a") as file:
+        file.write('{"step": 2, "pro')
+    with Tracker(tmp_path, fake_config(), resumed_step=2) as tracker:
+        assert sorted(int(path.stem[-6:]) for path in (tmp_path / "traces").iterdir()) == [1, 2]
+        tracker.log(3, {"reward/mean": 30})
+        tracker.log_traces(2, [group(0.0)], kind="eval")
+    lines = read_metrics(tmp_path)
+    assert [(line["step"], line.get("reward/mean")) for line in lines] == [(0, None), (1, 1), (2, 2), (3, 30)]
+    assert 200 <= lines[-1]["time/wall_s"] < 300  # goes on from the last line kept
+    assert [trace["kind"] for trace in read_lines(tmp_path / "traces" / "step-000002.jsonl")] == ["train", "eval"]
+
+
+def test_another_runs_metrics_are_not_written_over(tmp_path: Path) -> None:
+    with Tracker(tmp_path, fake_config()) as tracker:
+        tracker.log(1, {"reward/mean": 0.0})
+    with pytest.raises(FileExistsError, match="resume it or choose another name"):
+        Tracker(tmp_path, fake_config())
+    assert len(read_metrics(tmp_path)) == 1
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
+    with pytest.raises(ValueError):
+        read_metrics(tmp_path)
+
+
+def test_traces_hold_every_response_with_its_verdict(tmp_path: Path) -> None:
+    masked = Group(group(0.0).prompt, [trajectory(HOSTILE, None, 0, status=Status.infra_error)])
+    with Tracker(tmp_path, fake_config()) as tracker:
+        tracker.log_traces(12, [group(1.0, 0.0), masked])
+    first, second, third = read_lines(tmp_path / "traces" / "step-000012.jsonl")
+    assert first == {
+        "step": 12,
+        "kind": "train",
+        "group": 0,
+        "sample": 0,
+        "task": "chain_sum",
+        "prompt": "1+1=",
+        "response": "<think>0</think>2",
+        "gold": "2",
+        "reward": 1.0,
+        "correct": True,
+        "parts": {"correct": 1.0, "format": 1.0},
+        "error": "",
+        "status": "pass",
+        "stop": "eos",
+        "tokens": 17,
+        "versions": [3, 3],
+        "mean_logprob": -0.25,
+    }
+    assert (second["group"], second["sample"], second["correct"]) == (0, 1, False)
+    assert (third["group"], third["reward"], third["status"], third["response"]) == (1, None, "infra_error", HOSTILE)
+
+
+# W&B
+
+
+def test_disabled_needs_no_wandb(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["wandb"] = None  # importing it raises ImportError
+from pathlib import Path
+from tests.train.fake_run import fake_config
+from train.tracking import Tracker
+with Tracker(Path(sys.argv[1]), fake_config()) as tracker:
+    tracker.log(1, {"reward/mean": 0.5})
+"""
+    done = python(code, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert len(read_metrics(tmp_path)) == 1 and not (tmp_path / "wandb").exists()
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from configs.schema import TrackingMode
+from tests.train.fake_run import fake_config
+from train.tracking import Tracker
+mode, folder, *resumed = sys.argv[1:]
+with Tracker(Path(folder), fake_config(mode=TrackingMode(mode)), int(resumed[0]) if resumed else None) as tracker:
+    tracker.log(0, {"warm_start/step": 1, "warm_start/loss": 2.0})
+    tracker.log(0, {"warm_start/step": 2, "warm_start/loss": 1.0})
+    tracker.log(1, {"eval/pass@1": 0.5, "policy/loss": float("nan")})
+"""
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> tuple[dict[str, str], Callable[[], int]]:
+    """An environment in which every way out of wandb leads to a socket here, and how many came."""
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    def visits() -> int:
+        count = 0
+        try:
+            while True:
+                server.accept()
+                count += 1
+        except BlockingIOError:
+            return count
+
+    ways = ("WANDB_BASE_URL", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+    return dict.fromkeys(ways, url) | {"HOME": str(tmp_path / "home"), "NETRC": "/dev/null"}, visits
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: a name of 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
+    text, at, record = path.read_bytes(), 7, b""
+    while at + 7 <= len(text):
+        if 32768 - at % 32768 < 7:  # what is left of a block holds no header
+            at += 32768 - at % 32768
+            continue
+        size, part = struct.unpack_from("<HB", text, at + 4)
+        record += text[at + 7 : at + 7 + size]
+        at += 7 + size
+        if part in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
+def wandb_history(path: Path) -> list[dict[str, Any]]:
+    from wandb.proto import wandb_internal_pb2 as internal
+
+    lines = []
+    for data in records(path):
+        record = internal.Record()  # type: ignore[attr-defined]
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            lines.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return lines
+
+
+def test_offline_keeps_the_same_names_and_opens_no_connection(
+    tmp_path: Path, nowhere: tuple[dict[str, str], Callable[[], int]]
+) -> None:
+    environment, visits = nowhere
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    first = python(OFFLINE, "offline", str(run_dir), **environment)
+    assert first.returncode == 0, first.stderr
+    run_id = (run_dir / "wandb_id").read_text()
+    resumed = python(OFFLINE, "offline", str(run_dir), "0", **environment)
+    assert resumed.returncode == 0, resumed.stderr
+    assert visits() == 0
+    assert (run_dir / "wandb_id").read_text() == run_id
+    files = list((run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert [path.name for path in files] == [f"run-{run_id.strip()}.wandb"] * 2
+    before, after = map(wandb_history, sorted(files))
+    written = read_metrics(run_dir)[-3:]
+    for line, kept in zip(after, written):
+        assert {name for name in line if not name.startswith("_")} == set(kept)
+    assert [line["_step"] for line in before] == [0, 1, 2]
+    assert [line["_step"] for line in after] == [2, 3, 4]  # two warm-start lines were kept
+    assert after[2]["eval/pass@1"] == 0.5
+
+
+def test_online_without_a_login_is_offline_and_says_so(
+    tmp_path: Path, nowhere: tuple[dict[str, str], Callable[[], int]]
+) -> None:
+    environment, visits = nowhere
+    done = python(OFFLINE, "online", str(tmp_path), **environment)
+    assert done.returncode == 0, done.stderr
+    assert "not logged in" in done.stderr and visits() == 0
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+# Console
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(stream: io.StringIO, progress: bool) -> str:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Console(progress).bar(10, "generate", unit="response") as bar:
+            bar.update(4)
+            bar.refresh()
+        return stream.getvalue()
+
+    assert "generate" in shown(Terminal(), True) and "4/10" in shown(Terminal(), True)
+    assert shown(Terminal(), False) == "" and shown(io.StringIO(), True) == ""
+
+
+def test_lines_of_steps_stand_below_one_another(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    metrics = [step_metrics(rng, step, 0.5) | {"policy/grad_norm": 0.3} for step in (7, 120)] + [{}]
+    for step, values in zip((7, 120, 121), metrics):
+        Console(progress=False).step(step, 250, values)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and len({len(line) for line in lines}) == 1
+    for word in ("reward", "correct", "length", "p99", "entropy", "clip", "grad", "tok/s"):
+        assert len({line.index(word) for line in lines}) == 1
+    assert lines[0].startswith("step   7/250") and "grad 3.0e-01" in lines[0] and "–" in lines[2]
+    assert f"{100 * metrics[0]['reward/correct']:.1f}%" in step_line(7, 250, metrics[0])
+
+
+def test_summary_names_both_evaluations_with_intervals() -> None:
+    before = {"eval/pass@1": 0.352, "eval/pass@1_low": 0.311, "eval/pass@1_high": 0.394}
+    after = {"eval/pass@1": 0.584, "eval/pass@1_low": 0.541, "eval/pass@1_high": 0.626}
+    assert summary_line(before, after) == "pass@1 before 35.2% [31.1, 39.4] -> after 58.4% [54.1, 62.6]"
+    assert summary_line(before, None) == "pass@1 before 35.2% [31.1, 39.4] -> after –"
+
+
+def test_the_default_is_offline() -> None:
+    assert RunConfig().tracking.mode is TrackingMode.offline
