@@ -64,7 +64,7 @@ def lightning_attention(
         raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {tokens} tokens")
     compute = torch.float64 if q_THD.dtype == torch.float64 else torch.float32
     longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max()) if len(cu_seqlens) > 1 else 0
-    chunk_size = min(chunk_size, max(8, (longest + 7) // 8 * 8))
+    chunk_size = _even_chunk_size(longest, chunk_size)
     chunks = cut_into_chunks(cu_seqlens, chunk_size)
     slopes_H = slopes_H.to(compute)
 
@@ -89,6 +89,12 @@ def lightning_attention(
         o_NHCD = o_NHCD + (q_NHCD * q_decay_HC[..., None]) @ incoming_NHDD
     o_THD = o_NHCD.transpose(1, 2)[chunks.valid_NC].to(q_THD.dtype)
     return o_THD, final if output_final_state else None
+
+
+def _even_chunk_size(longest: int, largest: int) -> int:
+    """Tokens a chunk, at most `largest`, that cut the longest sequence into equal chunks; a multiple of 8."""
+    chunks = max(1, -(-longest // largest))
+    return min(largest, max(8, -(-longest // (8 * chunks)) * 8))
 
 
 def _scan(chunks: Chunks, added: Tensor, kept_NH: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:

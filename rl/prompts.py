@@ -155,8 +155,9 @@ def read_rows(data: DataConfig, source: str, split: str) -> list[Problem]:
 
     Raises ValueError naming the row where the answer pattern does not match, KeyError for a missing column.
     """
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
 
+    disable_progress_bars()
     if Path(source).exists():
         kind = "parquet" if source.endswith(".parquet") else "json"
         rows = load_dataset(kind, data_files=source, split="train")

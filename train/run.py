@@ -36,7 +36,7 @@ class Run:
     """Opened by `with`: folder, tracker, Ray, learner and workers come up, and go down with it, also on errors."""
 
     def __init__(self, config: RunConfig, learner: bool = True, rollouts: bool = True):
-        self.resumed = last_checkpoint(Path(config.resume)) if config.resume else None
+        self.resumed = last_checkpoint(Path(config.resume).resolve()) if config.resume else None
         if not config.resume:
             config = replace(config, name=free_name(Path(config.runs_dir), config.name))
         self.config, self.folder = config, Path(config.resume or Path(config.runs_dir) / config.name)

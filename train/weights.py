@@ -11,7 +11,7 @@ from train.state import finished_checkpoints
 
 def weights_folder(path: str) -> Path:
     """The folder with config.json that `path` means: itself, its `model/`, or that of a run's newest checkpoint."""
-    folder = Path(path)
+    folder = Path(path).resolve()  # actors on other nodes have another working directory
     if (folder / "config.json").exists():
         return folder
     if (folder / "model" / "config.json").exists():

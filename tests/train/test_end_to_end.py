@@ -78,6 +78,11 @@ def test_sft_alone(tmp_path):
     assert (tmp_path / "sft/checkpoints/warm-000003/model/config.json").exists()
 
 
+def test_on_a_running_cluster_of_two_nodes(two_nodes, tmp_path):
+    out = run("train", *TINY, f"cluster.address={two_nodes}", f"runs_dir={tmp_path}", "tracking.mode=disabled")
+    assert "step 3/3" in out and (tmp_path / "smoke/checkpoints/step-000003/model/config.json").exists()
+
+
 @pytest.mark.parametrize("how", ["SIGTERM to the driver", "Ctrl-C to all"])
 def test_stop_and_go(tmp_path, how):
     """Stopped anywhere and resumed, the run is the one that was never stopped."""
