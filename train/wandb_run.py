@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs.schema import RunConfig, TrackingMode
 
@@ -19,7 +19,7 @@ FINISH_TIMEOUT_S = 30.0  # what is not uploaded by then stays in the run folder,
 class WandbRun:
     """One W&B run, kept under `run_dir/wandb/`; its id, in `run_dir/wandb_id`, outlives a stop and a resume.
 
-    Offline mode opens no connection. `online` without a login becomes offline, and says so on stderr.
+    Offline mode opens no connection. `online` without a login that W&B confirms becomes offline, and says so on stderr.
     """
 
     def __init__(self, run_dir: Path, config: RunConfig, logged: int) -> None:
@@ -63,13 +63,18 @@ class WandbRun:
         wandb.teardown()
 
 
-def _mode(wanted: TrackingMode) -> Any:
-    if wanted is TrackingMode.online:
-        import wandb
+def _mode(wanted: TrackingMode) -> Literal["online", "offline"]:
+    if wanted is not TrackingMode.online:
+        return "offline"
+    import wandb
 
-        if wandb.login(prompt=False):
-            return "online"
-        print("tracking.mode=online: not logged in to W&B (`wandb login`), tracking offline", file=sys.stderr)
+    try:
+        problem = "" if wandb.login(prompt=False) else "not logged in (`wandb login`)"
+    except wandb.errors.AuthenticationError as error:  # a bad key, or nobody there to check it
+        problem = str(error)
+    if not problem:
+        return "online"
+    print(f"tracking.mode=online: {problem}; tracking offline, for `wandb sync`", file=sys.stderr)
     return "offline"
 
 

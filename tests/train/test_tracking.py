@@ -24,6 +24,7 @@ from tests.train.fake_run import HOSTILE, fake_config, step_metrics, trajectory
 from train.console import Console, step_line, summary_line
 from train.metrics import METRICS, UnknownMetric, describe, markdown
 from train.tracking import Tracker, read_lines, read_metrics
+from train.wandb_run import _mode
 
 ROOT = Path(__file__).parents[2]
 
@@ -274,6 +275,20 @@ def test_online_without_a_login_is_offline_and_says_so(
     assert done.returncode == 0, done.stderr
     assert "not logged in" in done.stderr and visits() == 0
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_online_that_w_and_b_does_not_confirm_is_offline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def login(**options: object) -> bool:
+        raise wandb.errors.AuthenticationError("no answer")
+
+    monkeypatch.setattr(wandb, "login", login)
+    assert _mode(TrackingMode.online) == "offline" and "no answer" in capsys.readouterr().err
+    monkeypatch.setattr(wandb, "login", lambda **options: True)
+    assert _mode(TrackingMode.online) == "online" and capsys.readouterr().err == ""
 
 
 # Console
