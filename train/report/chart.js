@@ -1,7 +1,7 @@
 // One chart: lines with interval bands, or stacked areas. The legend is the read-out: it shows the last values, and
 // those under the pointer while it is over any chart with the same x axis.
 
-const HEIGHT = 190, MARGIN = { left: 46, right: 10, top: 8, bottom: 22 };
+const HEIGHT = 190, MARGIN = { right: 10, top: 8, bottom: 22 };
 const charts = [];
 
 class Chart {
@@ -51,14 +51,16 @@ class Chart {
     this.svg.setAttribute('height', height);
     this.svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     const { xs, drawn, low, high, log } = this.shape();
+    const levels = log ? decades(low, high) : ticks(low, high, 5);
+    this.left = Math.max(46, ...levels.map((y) => 12 + 6.8 * this.spec.tick(y).length));
     const first = xs[0], span = xs[xs.length - 1] - first || 1, scale = log ? Math.log : (y) => y;
-    this.toX = (x) => MARGIN.left + (x - first) / span * (width - MARGIN.left - MARGIN.right);
+    this.toX = (x) => this.left + (x - first) / span * (width - this.left - MARGIN.right);
     this.toY = (y) => {
       const share = (scale(y) - scale(low)) / (scale(high) - scale(low) || 1);
       return height - MARGIN.bottom - share * (height - MARGIN.top - MARGIN.bottom);
     };
     this.svg.replaceChildren();
-    this.axes(width, height, first, first + span, low, high, log);
+    this.axes(width, height, first, first + span, levels);
     drawn.forEach((series) => this.spec.stacked ? this.area(series) : this.line(series));
     this.cursor = vector('g');
     this.svg.append(this.cursor);
@@ -66,15 +68,16 @@ class Chart {
     this.point(null);
   }
 
-  axes(width, height, first, last, low, high, log) {
-    for (const y of log ? decades(low, high) : ticks(low, high, 5)) {
+  axes(width, height, first, last, levels) {
+    for (const y of levels) {
       const at = this.toY(y);
-      this.svg.append(vector('line', { x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at, stroke: 'var(--grid)' }),
-        vector('text', { x: MARGIN.left - 8, y: at + 4, 'text-anchor': 'end' }, this.spec.tick(y)));
+      this.svg.append(vector('line', { x1: this.left, x2: width - MARGIN.right, y1: at, y2: at, stroke: 'var(--grid)' }),
+        vector('text', { x: this.left - 8, y: at + 4, 'text-anchor': 'end' }, this.spec.tick(y)));
     }
     for (const x of ticks(first, last, Math.max(2, Math.floor(width / 90)))) {
       if (!Number.isInteger(x)) continue;
-      this.svg.append(vector('text', { x: this.toX(x), y: height - 5, 'text-anchor': 'middle' }, x.toLocaleString('en-US')));
+      const label = x.toLocaleString('en-US'), at = Math.min(this.toX(x), width - 3.5 * label.length);
+      this.svg.append(vector('text', { x: at, y: height - 5, 'text-anchor': 'middle' }, label));
     }
   }
 
@@ -85,7 +88,7 @@ class Chart {
       const both = known.filter((i) => !missing(series.low[i]) && !missing(series.high[i]));
       this.svg.append(vector('path', { d: this.ribbon(both, series.low, series.high), fill: color, opacity: 0.16 }));
     }
-    const sparse = known.length <= 40;
+    const sparse = known.length <= 25;
     const smooth = sparse ? series.ys : average(series.ys, this.smoothing);
     if (smooth !== series.ys) this.svg.append(this.stroke(known, series.ys, color, 0.25));
     this.svg.append(this.stroke(known, smooth, color, 1));
@@ -101,8 +104,7 @@ class Chart {
   area(series) {
     const known = this.spec.xs.map((x, i) => i).filter((i) => !missing(series.ys[i]));
     this.svg.append(vector('path', {
-      d: this.ribbon(known, series.base, series.ys), fill: `var(--${series.color})`, opacity: 0.85, stroke: 'var(--card)',
-      'stroke-width': 0.6 }));
+      d: this.ribbon(known, series.base, series.ys), fill: `var(--${series.color})`, opacity: 0.85 }));
   }
 
   ribbon(known, low, high) {

@@ -20,13 +20,13 @@ const CURVES = [
   { title: 'Gradient norm', ...plain, lines: [['norm', 'policy/grad_norm']] },
   { title: 'Time of a step by phase, s', ...fromZero, stacked: true, lines: [['generate', 'time/generate_s'],
     ['update', 'time/update_s'], ['publish', 'time/publish_s'], ['other', 'time/other_s']] },
-  { title: 'Effective sample size of the weights', ...share, lines: [['ESS', 'policy/ess']] },
+  { title: 'Effective sample size', ...share, lines: [['ESS', 'policy/ess']] },
   { title: 'Learner against sampler, k3 KL', ...plain, lines: [['k3', 'policy/k3_kl']] },
   { title: 'Learner against sampler, Pearson', ...precise, lines: [['correlation', 'policy/pearson']] },
   { title: 'Throughput, tokens/s', ...fromZero, lines: [['end to end', 'throughput/tokens_per_s'],
     ['generation', 'throughput/generate_tokens_per_s'], ['update', 'throughput/update_tokens_per_s']] },
   { title: 'Policy loss', ...plain, lines: [['loss', 'policy/loss'], ['auxiliary', 'policy/aux_loss']] },
-  { title: 'Loss mass by sign of the advantage', ...fromZero,
+  { title: 'Loss mass by advantage sign', ...fromZero,
     lines: [['positive', 'policy/loss_mass_positive'], ['negative', 'policy/loss_mass_negative']] },
   { title: 'Groups of a step', ...fromZero, stacked: true, lines: [['kept', 'groups/kept'], ['dropped', 'groups/dropped']] },
   { title: 'Decoding slots in use', ...share, lines: [['occupancy', 'rollout/occupancy']] },
@@ -38,6 +38,7 @@ const WARM_START = [
 ];
 // A phase of the run has one colour wherever it is shown.
 const COLORS = { 'warm start': 'c6', generate: 'c1', update: 'c2', publish: 'c3', evaluate: 'c4', checkpoint: 'c5', other: 'c7' };
+const MANY_POINTS = 150; // from here on curves are smoothed until the reader says otherwise
 const PICTURED = 9; // charts in the picture of a run
 
 function showCurves(run, picture) {
@@ -53,13 +54,19 @@ function showCurves(run, picture) {
   const shown = picture ? CURVES.slice(0, PICTURED) : CURVES;
   shown.forEach((curve) => add(curve, columns, 'step', run.curves.step || []));
   if (!picture) WARM_START.forEach((curve) =>
-    add(curve, run.warm_start, 'warm-start step', run.warm_start['warm_start/step'] || []));
+    add(curve, run.warm_start, 'warm step', run.warm_start['warm_start/step'] || []));
   if (!place.children.length) place.replaceWith(element('p', { className: 'card empty' }, 'No metrics were written yet.'));
-  if (unmeasured.length) document.getElementById('unmeasured').textContent = `Not measured in this run: ${unmeasured.join('; ')}.`;
-  document.getElementById('smoothing').addEventListener('input', (event) => charts.forEach((chart) => {
-    chart.smoothing = Number(event.target.value);
+  else if (unmeasured.length) document.getElementById('unmeasured').textContent = `Not measured in this run: ${unmeasured.join('; ')}.`;
+  const slider = document.getElementById('smoothing');
+  const smooth = () => charts.forEach((chart) => {
+    chart.smoothing = Number(slider.value);
     chart.draw();
-  }));
+  });
+  slider.addEventListener('input', smooth);
+  if ((run.curves.step || []).length > MANY_POINTS) {
+    slider.value = 0.9;
+    smooth();
+  }
 }
 
 // Only the stretch of x where something was measured; null when nothing was.
@@ -71,7 +78,7 @@ function chartSpec(curve, columns, x, xs) {
   const pick = (key) => columns[key] && measured.map((i) => columns[key][i]);
   const series = lines.map(([label, key], n) => {
     const [low, high] = (band[key] || []).map(pick);
-    return { label, color: COLORS[label] || `c${n % 7 + 1}`, ys: pick(key), ...(low && high ? { low, high } : {}) };
+    return { label, color: curve.stacked && COLORS[label] || `c${n % 7 + 1}`, ys: pick(key), ...(low && high ? { low, high } : {}) };
   });
   return { ...curve, x, xs: measured.map((i) => xs[i]), series };
 }

@@ -7,7 +7,7 @@ function showSummary(run) {
   document.title = `${run.name} · run report`;
   document.getElementById('name').append(`${run.name} `,
     element('span', { className: `badge ${finished ? 'done' : 'open'}` }, finished ? 'finished' : 'unfinished'));
-  const steps = missing(run.steps_planned) ? plural(run.steps_done, 'step') : `${run.steps_done} of ${plural(run.steps_planned, 'step')}`;
+  const steps = missing(run.steps_planned) ? plural(run.steps_done, 'step') : `${run.steps_done.toLocaleString('en-US')} of ${plural(run.steps_planned, 'step')}`;
   document.getElementById('facts').textContent = [steps, duration(run.wall_s), run.tasks.join(', ')].filter(Boolean).join(' · ');
   document.getElementById('summary').append(
     passTile(before, after),
@@ -51,14 +51,14 @@ function gain(before, after, key) {
 function whiskers(lines, key) {
   const svg = vector('svg', { height: 26 * lines.length + 16, role: 'img', 'aria-label': 'pass@1 with 95 % intervals' });
   new ResizeObserver(() => {
-    const width = svg.clientWidth, left = 62, right = 128, at = (share) => left + share * (width - left - right);
+    const width = svg.clientWidth, left = 72, right = 124, at = (share) => left + share * (width - left - right);
     svg.replaceChildren();
     [0, 0.25, 0.5, 0.75, 1].forEach((share) => svg.append(
       vector('line', { x1: at(share), x2: at(share), y1: 0, y2: 26 * lines.length, stroke: 'var(--grid)' }),
       vector('text', { x: at(share), y: 26 * lines.length + 13, 'text-anchor': 'middle', fill: 'var(--muted)', 'font-size': 11 }, percent(share, 0))));
     lines.forEach((line, row) => {
       const [low, value, high] = [line[`${key}_low`], line[key], line[`${key}_high`]], y = 26 * row + 13;
-      const color = line.step ? 'var(--c1)' : 'var(--c7)', label = line.step ? 'after' : 'before';
+      const color = line.step ? 'var(--c1)' : 'var(--c7)', label = line.step ? `step ${line.step}` : 'before';
       svg.append(
         vector('text', { x: 0, y: y + 4, fill: 'var(--muted)', 'font-size': 12 }, label),
         vector('line', { x1: at(low), x2: at(high), y1: y, y2: y, stroke: color, 'stroke-width': 4, 'stroke-linecap': 'round', opacity: 0.45 }),
