@@ -2,7 +2,8 @@
 
 const share = { format: (v) => percent(v), tick: (v) => `${parseFloat((100 * v).toPrecision(3))}%`, floor: 0, ceiling: 1 };
 const plain = { format: number, tick: number };
-const precise = { ...plain, format: (v) => missing(v) ? DASH : String(parseFloat(v.toPrecision(4))) };
+const exactly = (v) => missing(v) ? DASH : String(parseFloat(v.toPrecision(4)));
+const precise = { format: exactly, tick: exactly };
 const fromZero = { ...plain, floor: 0 };
 const band = { 'eval/pass@1': ['eval/pass@1_low', 'eval/pass@1_high'] };
 
@@ -21,8 +22,8 @@ const CURVES = [
   { title: 'Time of a step by phase, s', ...fromZero, stacked: true, lines: [['generate', 'time/generate_s'],
     ['update', 'time/update_s'], ['publish', 'time/publish_s'], ['other', 'time/other_s']] },
   { title: 'Effective sample size', ...share, lines: [['ESS', 'policy/ess']] },
-  { title: 'Learner against sampler, k3 KL', ...plain, lines: [['k3', 'policy/k3_kl']] },
-  { title: 'Learner against sampler, Pearson', ...precise, lines: [['correlation', 'policy/pearson']] },
+  { title: 'k3 KL, learner to sampler', ...plain, lines: [['k3', 'policy/k3_kl']] },
+  { title: 'Pearson, learner to sampler', ...precise, lines: [['correlation', 'policy/pearson']] },
   { title: 'Throughput, tokens/s', ...fromZero, lines: [['end to end', 'throughput/tokens_per_s'],
     ['generation', 'throughput/generate_tokens_per_s'], ['update', 'throughput/update_tokens_per_s']] },
   { title: 'Policy loss', ...plain, lines: [['loss', 'policy/loss'], ['auxiliary', 'policy/aux_loss']] },
