@@ -31,9 +31,7 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
     return torch.zeros_like(x_TX).index_add(0, token_P, torch.cat(outputs) * weight_P[:, None])
 
 
-def _sort_by_expert(
-    expert_TK: Tensor, weight_TK: Tensor, experts: int, block: int
-) -> tuple[Tensor, Tensor, list[int]]:
+def _sort_by_expert(expert_TK: Tensor, weight_TK: Tensor, experts: int, block: int) -> tuple[Tensor, Tensor, list[int]]:
     """Token and weight of every row, expert after expert, and each expert's number of rows, a multiple of `block`.
 
     Rows that fill up are token 0 with weight 0.

@@ -13,8 +13,8 @@ _ROWS = 512
 def linear(x_TX: Tensor, weight_YX: Tensor, rows: int = _ROWS) -> Tensor:
     """x W^T without bias, [T, Y]; differentiable once.
 
-    torch multiplies float32 matrices on a CPU with MKL, which leaves AVX-512 unused on AMD's processors. oneDNN doesn't,
-    and is twice as fast there; float32 inputs with at least `rows` rows go to it.
+    torch multiplies float32 matrices on a CPU with MKL, which leaves AVX-512 unused on AMD's processors. oneDNN uses
+    it, and is twice as fast there; float32 inputs with at least `rows` rows go to it.
     """
     if x_TX.device.type != "cpu" or x_TX.dtype != torch.float32 or len(x_TX) < max(1, rows) or not _available():
         return F.linear(x_TX, weight_YX)

@@ -1,8 +1,8 @@
 """How large a model is, from its config alone. Imports no torch.
 
-    python -m model.describe model=minimax_m1
-    python -m model.describe model=small num_local_experts=32 world_size=8
-    python -m model.describe checkpoint=path/to/folder
+python -m model.describe model=minimax_m1
+python -m model.describe model=small num_local_experts=32 world_size=8
+python -m model.describe checkpoint=path/to/folder
 """
 
 from __future__ import annotations

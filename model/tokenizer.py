@@ -26,7 +26,7 @@ class TokenizerError(ValueError):
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """"bytes": 264 tokens, ids 0-255 the bytes themselves. Anything else: a local folder or a hub name.
+    """ "bytes": 264 tokens, ids 0-255 the bytes themselves. Anything else: a local folder or a hub name.
 
     Raises: TokenizerError when there is no such tokenizer (or no network to fetch it), or it has no eos token.
     """

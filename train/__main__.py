@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from configs.errors import refusals
 from configs.load import main_config
 from train.conclude import conclude
 from train.loop import train
@@ -17,7 +18,7 @@ def main() -> int:
     if config.dry_run:
         print(describe(config))
         return 0
-    with Run(config) as run:
+    with refusals(), Run(config) as run:
         train(run)
     return conclude(run)
 

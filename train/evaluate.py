@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from configs.errors import refusals
 from configs.load import main_config
 from rl.accuracy import Estimate
 from rl.summary import accuracy
@@ -23,7 +24,7 @@ def main() -> int:
         print(describe(config))
         return 0
     assert config.checkpoint is not None  # configs.check, as the shape comes from it
-    with Run(replace(config, name=f"evaluate-{config.name}"), learner=False) as run:
+    with refusals(), Run(replace(config, name=f"evaluate-{config.name}"), learner=False) as run:
         run.publish_folder(config.checkpoint)
         groups = run.evaluate()
         run.console.line(table(groups))

@@ -68,4 +68,3 @@ class WarmStartConfig:
     batch_size: int = 128
     direct_fraction: float = 0.2  # demonstrations that answer without thinking
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3, schedule=Schedule.cosine))
-
