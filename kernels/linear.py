@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# oneDNN keeps the kernels of up to 1,024 shapes unless told otherwise before its first: gigabytes, where packed rows
+# bring a new shape with every call.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 # oneDNN generates a kernel for every new shape (a quarter of a millisecond); from about here on that is regained.
 _ROWS = 512
@@ -38,6 +44,7 @@ class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_TY):
         x_TX, weight_YX = ctx.saved_tensors
+        grad_TY = grad_TY.contiguous()  # oneDNN is slow on odd strides
         grad_x = _multiply(grad_TY, weight_YX.T) if ctx.needs_input_grad[0] else None
         grad_weight = _multiply(x_TX.T, grad_TY.T).T if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight
