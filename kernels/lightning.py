@@ -64,30 +64,41 @@ def lightning_attention(
         raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {tokens} tokens")
     compute = torch.float64 if q_THD.dtype == torch.float64 else torch.float32
     longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max()) if len(cu_seqlens) > 1 else 0
-    chunk_size = _even_chunk_size(longest, chunk_size)
-    chunks = cut_into_chunks(cu_seqlens, chunk_size)
+    size = _even_chunk_size(longest, chunk_size)
+    chunks = cut_into_chunks(cu_seqlens, size)
+    count = len(chunks.lengths_N)
     slopes_H = slopes_H.to(compute)
 
     def tiles(x_THD: Tensor) -> Tensor:
-        gathered = x_THD.to(compute)[chunks.index_NC.flatten()].view(*chunks.index_NC.shape, heads, dim)
-        return gathered.masked_fill(~chunks.valid_NC[..., None, None], 0).transpose(1, 2)
+        """[H * N, C, D]: heads first, so that every product is one batched GEMM over contiguous tiles."""
+        x_HTD = x_THD.to(compute).transpose(0, 1).contiguous()
+        return x_HTD.index_select(1, chunks.index_NC.flatten()).view(heads * count, size, dim)
 
-    q_NHCD, k_NHCD, v_NHCD = tiles(q_THD), tiles(k_THD), tiles(v_THD)
-    steps_C = torch.arange(chunk_size, device=q_THD.device)
+    def scaled(x_BCD: Tensor, by: Tensor) -> Tensor:
+        """Tiles times a factor that broadcasts to [H, N, C]."""
+        return (x_BCD.view(heads, count, size, -1) * by[..., None]).view_as(x_BCD)
+
+    q_BCD, k_BCD, v_BCD = tiles(q_THD), tiles(k_THD), tiles(v_THD)
+    steps_C = torch.arange(size, device=q_THD.device)
     distance_CC = (steps_C[:, None] - steps_C).clamp(min=0)
     mask_HCC = torch.exp(-slopes_H[:, None, None] * distance_CC).tril()
-    o_NHCD = (q_NHCD @ k_NHCD.transpose(-1, -2) * mask_HCC) @ v_NHCD
+    scores_BCC = torch.bmm(q_BCD, k_BCD.transpose(1, 2))
+    scores_BCC = (scores_BCC.view(heads, count, size, size) * mask_HCC[:, None]).view_as(scores_BCC)
 
     final = None
-    if initial_state is not None or output_final_state or max(chunks.counts_S, default=0) > 1:
+    if initial_state is None and not output_final_state and max(chunks.counts_S, default=0) <= 1:
+        o_BCD = torch.bmm(scores_BCC, v_BCD)
+    else:
         left_NC = (chunks.lengths_N[:, None] - 1 - steps_C).clamp(min=0)
-        k_decay_NHC = torch.exp(-slopes_H[:, None] * left_NC[:, None])
-        added_NHDD = (k_NHCD * k_decay_NHC[..., None]).transpose(-1, -2) @ v_NHCD
-        kept_NH = torch.exp(-slopes_H * chunks.lengths_N[:, None])
-        incoming_NHDD, final = _scan(chunks, added_NHDD, kept_NH, initial_state)
-        q_decay_HC = torch.exp(-slopes_H[:, None] * (steps_C + 1))
-        o_NHCD = o_NHCD + (q_NHCD * q_decay_HC[..., None]) @ incoming_NHDD
-    o_THD = o_NHCD.transpose(1, 2)[chunks.valid_NC].to(q_THD.dtype)
+        k_decay_HNC = torch.exp(-slopes_H[:, None, None] * left_NC).masked_fill(~chunks.valid_NC, 0)
+        added_BDD = torch.bmm(scaled(k_BCD, k_decay_HNC).transpose(1, 2), v_BCD)
+        kept_HN = torch.exp(-slopes_H[:, None] * chunks.lengths_N)
+        incoming_HNDD, final = _scan(chunks, added_BDD.view(heads, count, dim, dim), kept_HN, initial_state)
+        q_decay_H1C = torch.exp(-slopes_H[:, None, None] * (steps_C + 1))
+        o_BCD = torch.bmm(scaled(q_BCD, q_decay_H1C), incoming_HNDD.flatten(0, 1))
+        o_BCD = torch.baddbmm(o_BCD, scores_BCC, v_BCD)
+    rows_T = chunks.valid_NC.flatten().nonzero().squeeze(1)
+    o_THD = o_BCD.view(heads, count * size, dim).index_select(1, rows_T).transpose(0, 1).to(q_THD.dtype)
     return o_THD, final if output_final_state else None
 
 
@@ -97,23 +108,27 @@ def _even_chunk_size(longest: int, largest: int) -> int:
     return min(largest, max(8, -(-longest // (8 * chunks)) * 8))
 
 
-def _scan(chunks: Chunks, added: Tensor, kept_NH: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """State entering every chunk [N, H, D, D], and the state after every sequence [S, H, D, D]."""
+def _scan(chunks: Chunks, added: Tensor, kept_HN: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """State entering every chunk [H, N, D, D], and the state after every sequence [S, H, D, D]."""
     counts_S = torch.tensor(chunks.counts_S, device=added.device)
-    shape = (len(chunks.counts_S), *added.shape[1:])
-    state = added.new_zeros(shape) if initial_state is None else initial_state.to(added.dtype)
+    if initial_state is None:
+        state = added.new_zeros(len(added), len(counts_S), *added.shape[2:])
+    else:
+        state = initial_state.to(added.dtype).transpose(0, 1)
     incoming, order = [], []
     for step in range(max(chunks.counts_S, default=0)):
         active_S = (counts_S > step).nonzero().squeeze(1)
+        everyone = len(active_S) == len(counts_S)
         chunk_ids = chunks.first_S[active_S] + step
-        entering = state[active_S]
+        entering = state if everyone else state[:, active_S]
         incoming.append(entering)
         order.append(chunk_ids)
-        leaving = entering * kept_NH[chunk_ids][..., None, None] + added[chunk_ids]
-        state = leaving if len(active_S) == len(state) else state.index_copy(0, active_S, leaving)
+        leaving = entering * kept_HN[:, chunk_ids, None, None] + added[:, chunk_ids]
+        state = leaving if everyone else state.index_copy(1, active_S, leaving)
+    final = state.transpose(0, 1).contiguous()
     if not incoming:
-        return added, state
-    return torch.cat(incoming)[torch.cat(order).argsort()], state
+        return added, final
+    return torch.cat(incoming, dim=1)[:, torch.cat(order).argsort()], final
 
 
 def lightning_recurrent(
