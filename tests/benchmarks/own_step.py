@@ -41,6 +41,9 @@ class Size:
     tokens: int = 64
 
 
+FULL = Size()
+
+
 class OwnStep:
     """One step at a time of a run that goes on."""
 
@@ -64,7 +67,7 @@ class OwnStep:
 
 
 @contextmanager
-def own_step(folder: Path, layout: Layout, size: Size = Size(), steps: int = 100) -> Iterator[OwnStep]:
+def own_step(folder: Path, layout: Layout, size: Size = FULL, steps: int = 100) -> Iterator[OwnStep]:
     """A run in `folder` with the 3.9M-parameter network from random weights, ready to step."""
     words.write_tokenizer(folder / "tokenizer")
     words.write_prompts(folder / "prompts.jsonl", steps * size.prompts)

@@ -17,11 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from launch.ray_cluster import available_cores
-from tests.benchmarks.own_step import Layout, Size, own_step
+from tests.benchmarks.own_step import FULL, Layout, Size, own_step
 from tests.benchmarks.timing import StepTime, table
 
+DEFAULT_SIZE = Size()
 
-def main(arguments: Sequence[str] | None = None, size: Size = DEFAULT_SIZE) -> tuple[list[StepTime], list[StepTime]]:
+
+def main(arguments: Sequence[str] | None = None, size: Size = FULL) -> tuple[list[StepTime], list[StepTime]]:
     """Print the table; return the timed steps of both sides."""
     options = _options(arguments)
     threads = options.threads
