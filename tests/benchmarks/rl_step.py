@@ -20,8 +20,6 @@ from launch.ray_cluster import available_cores
 from tests.benchmarks.own_step import FULL, Layout, Size, own_step
 from tests.benchmarks.timing import StepTime, table
 
-DEFAULT_SIZE = Size()
-
 
 def main(arguments: Sequence[str] | None = None, size: Size = FULL) -> tuple[list[StepTime], list[StepTime]]:
     """Print the table; return the timed steps of both sides."""
