@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from configs.schema import ModelConfig, RunConfig
+from rl.actors import running
 from rl.types import Group, Prompt
 from rl.worker import Draw, RolloutWorker
 
@@ -25,8 +26,7 @@ class _Job:
 class Rollouts:
     """`workers` rollout workers behind one `collect`.
 
-    A response is a function of (weights, seed, prompt, sample), so what a dead worker had not delivered is asked
-    again of its
+    A response is a function of (weights, seed, prompt, sample), so what a dead worker had not delivered is asked of its
     replacement and comes out the same.
     """
 
@@ -43,6 +43,7 @@ class Rollouts:
 
     def wait_until_ready(self) -> list[int]:
         """Process ids of the workers. Raises what a constructor raised."""
+        self.workers = running(self.workers, self._spawn)
         return ray.get([worker.ready.remote() for worker in self.workers])
 
     def publish(self, weights_ref: Any, version: int) -> None:
