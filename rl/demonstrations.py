@@ -103,9 +103,16 @@ def _simple_equation(expression: str) -> str:
     return ";".join(steps)
 
 
+def _count_bits(expression: str) -> str:
+    """bits(11)= -> 11,5,2,1: halves down to 1, of which the odd ones are the bits that are set."""
+    number = int(re.findall(r"\d+", expression)[0])
+    return ",".join(str(number >> shift) for shift in range(number.bit_length()))
+
+
 # From a problem's compact form to its worked solution.
 _WORKED: dict[str, Callable[[str], str]] = {
     "chain_sum": _chain_sum,
+    "count_bits": _count_bits,
     "gcd": _gcd,
     "simple_equations": _simple_equation,
 }

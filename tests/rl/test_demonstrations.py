@@ -38,9 +38,22 @@ def test_the_steps_are_true(family):
         assert family == "gcd" or value in (answer, None)
 
 
+def test_the_halves_of_a_number_show_its_bits():
+    make = PromptMaker(DataConfig(), load_tokenizer("bytes"))
+    for index in range(100):
+        prompt = make(logic.generate("count_bits", {"min_n": 1, "max_n": 4095}, 0, index))
+        thought, answer = re.fullmatch(
+            r"<think>(.*)</think>(.*)", demonstration(prompt, DataConfig(), direct=False)
+        ).groups()
+        halves = [int(half) for half in thought.split(",")]
+        assert all(after == before // 2 for before, after in zip(halves, halves[1:], strict=False))
+        assert answer == prompt.problem.answer == str(sum(half % 2 for half in halves))
+        assert prompt.problem.entry["compact"] == f"bits({halves[0]})=" and halves[-1] == 1
+
+
 def test_a_family_without_demonstrations_is_refused_by_name():
-    prompt = PromptMaker(DataConfig(), load_tokenizer("bytes"))(logic.generate("count_bits", {}, 0, 0))
-    with pytest.raises(ValueError, match="count_bits.*chain_sum"):
+    prompt = PromptMaker(DataConfig(), load_tokenizer("bytes"))(logic.generate("lcm", {}, 0, 0))
+    with pytest.raises(ValueError, match="lcm.*chain_sum"):
         demonstration(prompt, DataConfig(), direct=False)
 
 

@@ -68,7 +68,7 @@ def test_evaluation_of_a_run(folder, tmp_path):
         f"runs_dir={tmp_path}",
         "tracking.mode=disabled",
     )
-    for name in ("pass@1", "avg@4", "pass@2", "pass@4", "[", "chain_sum", "simple_equations"):
+    for name in ("pass@1", "avg@4", "pass@2", "pass@4", "[", "chain_sum", "count_bits"):
         assert name in out
 
 
