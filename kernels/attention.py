@@ -1,4 +1,4 @@
-"""Causal softmax attention over packed rows (training, prefill) and over cached keys (decode)."""
+"""Causal softmax attention over packed rows (training, prefill)."""
 
 from __future__ import annotations
 
@@ -61,14 +61,3 @@ def _table(starts: list[int], lengths: list[int], device: torch.device) -> tuple
     within_L = torch.arange(max(lengths), device=device)
     valid_BL = within_L < length_B[:, None]
     return (start_B[:, None] + within_L).where(valid_BL, 0), valid_BL
-
-
-def decode_attention(q_BHD: Tensor, k_BLKD: Tensor, v_BLKD: Tensor, lengths_B: Tensor) -> Tensor:
-    """One query a sequence over its first `lengths_B` cached keys, scale 1/sqrt(D). Returns [B, H, D]."""
-    batch, heads, dim = q_BHD.shape
-    kv_heads = k_BLKD.shape[2]
-    q_BKGD = q_BHD.view(batch, kv_heads, heads // kv_heads, dim)
-    scores = torch.einsum("bkgd,blkd->bkgl", q_BKGD, k_BLKD).float() * dim**-0.5
-    hidden = torch.arange(k_BLKD.shape[1], device=q_BHD.device) >= lengths_B[:, None]
-    weights = scores.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1).to(v_BLKD.dtype)
-    return torch.einsum("bkgl,blkd->bkgd", weights, v_BLKD).reshape(batch, heads, dim)

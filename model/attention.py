@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
-from kernels.attention import decode_attention, varlen_attention
+from kernels.attention import varlen_attention
 from kernels.lightning import lightning_attention, lightning_decode
+from kernels.paged import paged_attention
 from model.layers import Linear, Packed, RMSNorm, join_packed, rotate
 
 
@@ -67,6 +69,15 @@ class LightningAttention(nn.Module):
         return self._output(x_BX, lightning_decode(*self._qkv(x_BX), self._slopes(x_BX.device), state_BHDD))
 
 
+class Paging(NamedTuple):
+    """Where one token of each of B sequences goes, and where its left context lies."""
+
+    page_B: Tensor
+    offset_B: Tensor  # within the page
+    table_BM: Tensor  # the pages of each sequence, in their order
+    lengths_B: Tensor  # tokens of each, this one included
+
+
 class SoftmaxAttention(nn.Module):
     """Causal attention with grouped keys; RoPE on the first `rope_dims` of each head."""
 
@@ -94,11 +105,8 @@ class SoftmaxAttention(nn.Module):
         o_THD = varlen_attention(q, k, v, packed.cu_seqlens, packed.cu_seqlens_k)
         return self.o_proj(o_THD.flatten(1))
 
-    def decode(
-        self, x_BX: Tensor, cos: Tensor, sin: Tensor, keys_BLKD: Tensor, values_BLKD: Tensor, positions_B: Tensor
-    ) -> Tensor:
-        """One token a sequence at `positions_B`; its key and value are written into the cache."""
+    def decode(self, x_BX: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, paging: Paging) -> Tensor:
+        """One token a sequence; its key and value are written into the pages [N, Kv, P, D]."""
         q, k, v = self._qkv(x_BX, cos, sin)
-        rows = torch.arange(len(x_BX), device=x_BX.device)
-        keys_BLKD[rows, positions_B], values_BLKD[rows, positions_B] = k, v
-        return self.o_proj(decode_attention(q, keys_BLKD, values_BLKD, positions_B + 1).flatten(1))
+        keys[paging.page_B, :, paging.offset_B], values[paging.page_B, :, paging.offset_B] = k, v
+        return self.o_proj(paged_attention(q, keys, values, paging.table_BM, paging.lengths_B).flatten(1))

@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
         normed = self.input_layernorm(x_TX)
         return self._feed_forward(self._residual(x_TX, normed, self.self_attn(normed, packed), self.attention_scale))
 
-    def decode(self, x_BX: Tensor, *cache: Tensor) -> Tensor:
+    def decode(self, x_BX: Tensor, *cache: Any) -> Tensor:
         normed = self.input_layernorm(x_BX)
         return self._feed_forward(
             self._residual(x_BX, normed, self.self_attn.decode(normed, *cache), self.attention_scale)

@@ -1,62 +1,160 @@
-"""The memory of sequences being decoded: lightning states and keys in slots, the running ones always first."""
+"""The memory of sequences being decoded: lightning states in slots, keys and values in pages."""
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from configs.schema import SOFTMAX, ModelConfig
-from model.layers import Context
+from model.attention import Paging
+from model.generation.rows import Rows
+from model.sizes import kv_bytes, state_bytes
+
+# Shares of what is free that a cache may take where nobody says how many tokens it is to hold.
+_GPU_SHARE, _CPU_SHARE = 0.8, 0.25
+_MOST_PAGES = 1 << 20
+
+
+class Saved(NamedTuple):
+    """What a sequence needs to go on, copied to the host: its states and its pages of keys and values, by layer."""
+
+    states: dict[int, Tensor]
+    keys: dict[int, Tensor]
+    values: dict[int, Tensor]
 
 
 class DecodeCache:
-    """State of up to `slots` sequences. Rows [0, running) are in use: decoding then touches one contiguous block.
+    """Up to `slots` sequences. Rows [0, running) are in use: decoding then touches one contiguous block of states.
 
     A lightning layer keeps [slots, H, D, D] float32, whatever the length; a softmax layer keeps keys and values
-    [slots, capacity, Kv, D] whose capacity grows by doubling as sequences do.
+    [pages + 1, Kv, P, D], the pages of the sequence in slot s being `table_SM[s]`. Page 0 takes what idle rows write.
     """
 
-    def __init__(self, config: ModelConfig, slots: int, dtype: torch.dtype, device: torch.device):
-        self.slots = slots
-        heads, dim = config.num_attention_heads, config.head_dim
+    def __init__(
+        self, config: ModelConfig, slots: int, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device
+    ):
+        self.slots, self.pages, self.page_tokens = slots, pages, page_tokens
+        heads, dim, kv_heads = config.num_attention_heads, config.head_dim, config.num_key_value_heads
         self.states: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         for layer, kind in enumerate(config.layer_types):
             if kind == SOFTMAX:
-                for cache in (self.keys, self.values):
-                    cache[layer] = torch.zeros(slots, 0, config.num_key_value_heads, dim, dtype=dtype, device=device)
+                shape = (pages + 1, kv_heads, page_tokens, dim)
+                self.keys[layer], self.values[layer] = (_zeros(shape, dtype, device) for _ in range(2))
             else:
-                self.states[layer] = torch.zeros(slots, heads, dim, dim, device=device)
+                self.states[layer] = _zeros((slots, heads, dim, dim), torch.float32, device)
+        self.table_SM = torch.zeros(slots, 1, dtype=torch.int64, device=device)
 
-    def reserve(self, length: int) -> None:
-        """Make room for sequences of `length` tokens."""
-        for cache in (self.keys, self.values):
-            for layer, old in cache.items():
-                if length > old.shape[1]:
-                    grown = old.new_zeros(self.slots, max(length, 2 * old.shape[1]), *old.shape[2:])
-                    grown[:, : old.shape[1]] = old
-                    cache[layer] = grown
+    @property
+    def reserved(self) -> dict[str, int]:
+        """Bytes set aside, by use. On CPUs the system hands them out as they are first written."""
+        caches = (*self.keys.values(), *self.values.values())
+        return {
+            "state_bytes": sum(tensor.nbytes for tensor in self.states.values()),
+            "kv_bytes": sum(tensor.nbytes for tensor in caches),
+            "kv_tokens": self.pages * self.page_tokens,
+        }
 
-    def fill(self, first_slot: int, context: Context, sources: list[int]) -> None:
-        """Copy sequences `sources` of a prefill's context into consecutive slots; one source may serve many."""
-        slots = slice(first_slot, first_slot + len(sources))
-        for layer, state in context.states.items():
-            self.states[layer][slots] = state[sources]
-        lengths = context.lengths_S.tolist()
-        for cache, packed in ((self.keys, context.keys), (self.values, context.values)):
+    def widen(self, pages: int) -> None:
+        """Room in the table for sequences of `pages` pages."""
+        if pages > self.table_SM.shape[1]:
+            wider = self.table_SM.new_zeros(self.slots, max(pages, 2 * self.table_SM.shape[1]))
+            wider[:, : self.table_SM.shape[1]] = self.table_SM
+            self.table_SM = wider
+
+    def set_pages(self, first_slot: int, pages: list[list[int]]) -> None:
+        """The whole tables of consecutive slots."""
+        self.widen(max(map(len, pages)))
+        padded = np.zeros((len(pages), self.table_SM.shape[1]), np.int64)
+        for row, own in zip(padded, pages, strict=True):
+            row[: len(own)] = own
+        self.table_SM[first_slot : first_slot + len(pages)] = torch.from_numpy(padded).to(self.table_SM.device)
+
+    def set_page(self, slots: list[int], indices: list[int], pages: list[int]) -> None:
+        """One entry of each of some slots' tables."""
+        self.widen(max(indices) + 1)
+        index = torch.tensor([slots, indices, pages], device=self.table_SM.device)
+        self.table_SM[index[0], index[1]] = index[2]
+
+    def write(self, keys: dict[int, Tensor], values: dict[int, Tensor], page_T: Tensor, offset_T: Tensor) -> None:
+        """Packed keys and values [T, Kv, D] by layer into their places."""
+        for pool, packed in ((self.keys, keys), (self.values, values)):
             for layer, rows in packed.items():
-                parts = rows.split(lengths)
-                for slot, source in enumerate(sources, first_slot):
-                    cache[layer][slot, : lengths[source]] = parts[source]
+                pool[layer][page_T, :, offset_T] = rows
+
+    def read(self, page_T: Tensor, offset_T: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Packed keys and values [T, Kv, D] by layer."""
+        found = [{layer: x[page_T, :, offset_T] for layer, x in pool.items()} for pool in (self.keys, self.values)]
+        return found[0], found[1]
+
+    def fill(self, first_slot: int, states: dict[int, Tensor], sources: list[int]) -> None:
+        """Lightning states of sequences `sources` of a pass into consecutive slots; one source may serve many."""
+        for layer, state in states.items():
+            self.states[layer][first_slot : first_slot + len(sources)] = state[sources]
+
+    def copy_pages(self, sources: list[int], targets: list[int]) -> None:
+        for pool in (*self.keys.values(), *self.values.values()):
+            pool[targets] = pool[sources]
 
     def move(self, sources: list[int], targets: list[int]) -> None:
-        for cache in (self.states, self.keys, self.values):
-            for tensor in cache.values():
-                tensor[targets] = tensor[sources]
+        for tensor in (*self.states.values(), self.table_SM):
+            tensor[targets] = tensor[sources]
 
-    def layer(self, index: int, running: int) -> tuple[Tensor, ...]:
-        """What a layer's `decode` needs, for the running rows."""
-        if index in self.states:
-            return (self.states[index][:running],)
-        return self.keys[index][:running], self.values[index][:running]
+    def idle(self, slots: slice, rows: Rows) -> None:
+        """Rows that a CUDA graph computes beside the running ones: they stand at position 0 and write into page 0."""
+        if self.table_SM.is_cuda:
+            self.table_SM[slots], rows.position[slots], rows.token[slots] = 0, 0, 0
+
+    def save(self, slot: int, pages: list[int]) -> Saved:
+        keys, values = ({layer: x[pages].cpu() for layer, x in pool.items()} for pool in (self.keys, self.values))
+        return Saved({layer: x[slot].cpu().clone() for layer, x in self.states.items()}, keys, values)
+
+    def restore(self, slot: int, pages: list[int], saved: Saved) -> None:
+        for layer, state in saved.states.items():
+            self.states[layer][slot] = state.to(self.states[layer].device)
+        for pool, copies in ((self.keys, saved.keys), (self.values, saved.values)):
+            for layer, copy in copies.items():
+                pool[layer][pages] = copy.to(pool[layer].device)
+        self.set_pages(slot, [pages])
+
+    def paging(self, positions_B: Tensor, pages: int) -> Paging:
+        """Where the tokens at `positions_B` go, for rows whose sequences have at most `pages` pages."""
+        table_BM = self.table_SM[: len(positions_B), :pages]
+        page_B = table_BM.gather(1, (positions_B // self.page_tokens)[:, None]).squeeze(1)
+        return Paging(page_B, positions_B % self.page_tokens, table_BM, positions_B + 1)
+
+
+def cache_pages(
+    config: ModelConfig,
+    slots: int,
+    max_length: int,
+    kv_tokens: int | None,
+    page_tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> int:
+    """Pages that hold `kv_tokens`, or else every slot at `max_length` as far as a share of the free memory goes."""
+    most = -(-max_length // page_tokens) * slots
+    if kv_tokens is not None:
+        return max(1, min(most, -(-kv_tokens // page_tokens)))
+    free = _free_bytes(device) - slots * state_bytes(config)
+    page_bytes = max(1, kv_bytes(config, page_tokens, dtype.itemsize))
+    return max(1, min(most, free // page_bytes, _MOST_PAGES))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE)
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _CPU_SHARE)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that cost no memory before they are written to, where the system works that way."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), np.uint8)).view(dtype)

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.generation.cache import DecodeCache
-from model.generation.randomness import sample as draw
-from model.generation.randomness import uniform
-from model.generation.requests import Completion, EngineStats, Request
+from model.generation.cache import DecodeCache, cache_pages
+from model.generation.decode import Decoder, sampling_precision
+from model.generation.pages import PagePool
+from model.generation.reading import Queue, Reader, Reading, Waiting
+from model.generation.report import Report
+from model.generation.requests import Completion, EngineStats, Request, problem
 from model.generation.rows import Rows
-from model.layers import Context
+from model.generation.sampler import Sampler
+from model.generation.sequence import Sequence
+from model.generation.slots import Slots
 from model.network import MiniMax
 
 
-@dataclass(frozen=True)
-class _ReadPrompt:
-    """Sequence `source` of a prefill's context, and the logits after its last token."""
-
-    context: Context
-    source: int
-    logits_V: Tensor
-
-
-@dataclass
-class _Waiting:
-    """A request some of whose samples have no slot yet."""
-
-    request: Request
-    next_sample: int = 0
-    prompt: _ReadPrompt | None = None
-
-
-class _Start(NamedTuple):
-    """A sample that gets a slot."""
-
-    request: Request
-    sample: int
-    prompt: _ReadPrompt
-
-
 class Engine:
-    """Decodes up to `slots` sequences at once; the network's weights may be replaced in place between steps."""
+    """Decodes up to `slots` sequences at once; the network's weights may be replaced in place between steps.
+
+    Args:
+        network: its parameters are cast in place to what sampling computes in (`sampling_precision`).
+        prefill_tokens: prompt tokens read between two decoding steps.
+        repetition_tokens: a response ends after as many consecutive tokens above `repetition_probability` (M1).
+        max_length: tokens of the longest prompt with its response; unset: what the network or the cache allows.
+        kv_tokens: tokens whose keys and values fit, all sequences together; unset: `slots` of `max_length`, or a share
+            of the free memory if that is less. Where they run short the latest sequences give way and go on later.
+    `reserved` says what memory was set aside; nothing more is taken but for the passes themselves.
+    """
 
     def __init__(
         self,
@@ -58,168 +45,203 @@ class Engine:
         prefill_tokens: int = 16384,
         repetition_tokens: int = 3000,
         repetition_probability: float = 0.99,
+        max_length: int | None = None,
+        kv_tokens: int | None = None,
+        page_tokens: int = 16,
     ):
-        self.network, self.slots, self.eos_id = network.eval(), slots, eos_id
-        self.prefill_tokens, self.repetition_tokens = prefill_tokens, repetition_tokens
-        self.repetition_logprob = float(np.log(repetition_probability))
-        self.device = network.lm_head.weight.device
-        self.cache = DecodeCache(network.config, slots, network.compute_dtype, self.device)
-        self.rows = Rows.empty(slots, self.device)
-        self.waiting: deque[_Waiting] = deque()
-        self.version = 0
+        self.network, self.slots = sampling_precision(network.eval()), slots
+        device, config, dtype = network.lm_head.weight.device, network.config, network.compute_dtype
+        longest = min(max_length or config.max_position_embeddings, config.max_position_embeddings)
+        pages = cache_pages(config, slots, longest, kv_tokens, page_tokens, dtype, device)
+        self.max_length = min(longest, pages * page_tokens)
+        self.cache = DecodeCache(config, slots, pages, page_tokens, dtype, device)
+        # On CUDA a step's flags are read when the next one is under way, and graphs want tables that never grow.
+        self.lag = int(device.type == "cuda")
+        if self.lag:
+            self.cache.widen(-(-self.max_length // page_tokens))
+        pool, self.rows = PagePool(pages), Rows(slots, eos_id, device)
+        self.table = Slots(self.cache, pool, self.rows)
+        self.decoder = Decoder(network, self.cache, self.rows)
+        self.sampler = Sampler(self.rows, repetition_tokens, repetition_probability)
+        self.reader = Reader(network, self.cache, pool, prefill_tokens)
+        self.queue = Queue(self.reader)
+        self.clock = self.tickets = self.version = 0
         self.stats = EngineStats()
+        self._reports: deque[Report] = deque()
+        self._finished: list[Completion] = []
 
     @property
     def running(self) -> int:
-        return len(self.rows.owner)
+        return self.table.running
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.rows.owner)
+        return bool(len(self.queue) or self.running or self.table.preempted)
+
+    @property
+    def reserved(self) -> dict[str, int]:
+        """Bytes of states and of keys and values, and how many tokens the latter are for."""
+        return self.cache.reserved
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises ValueError for an empty prompt or no room to answer."""
-        if len(request.prompt_T) == 0 or request.max_tokens < 1:
-            raise ValueError(f"request {request.id}: needs a prompt and max_tokens >= 1")
-        self.waiting.append(_Waiting(request))
+        """Queue a request. Raises ValueError for one that can't be served, in a sentence that says why."""
+        if wrong := problem(request, self.max_length):
+            raise ValueError(f"request {request.id}: {wrong}")
+        self.queue.waiting.append(Waiting(request, Reading(np.asarray(request.prompt_T))))
         self.stats.saved_prefill_tokens += (len(request.keys) - 1) * len(request.prompt_T)
+
+    @torch.inference_mode()
+    def cancel(self, request_id: int) -> None:
+        """Forget a request, wherever it stands; nothing more is heard of it."""
+        self.queue.remove(request_id)
+        self._leave([sequence for sequence in self.table.sequences if sequence.request.id == request_id])
+        left = [item for item in self.table.preempted if item.sequence.request.id != request_id]
+        self.table.preempted = deque(left)
+        self._finished = [completion for completion in self._finished if completion.request_id != request_id]
 
     def clear(self) -> None:
         """Forget every request."""
-        self.waiting.clear()
-        self.rows.owner.clear()
+        requests = [waiting.request for waiting in self.queue.waiting]
+        requests += [sequence.request for sequence in self.table.sequences]
+        requests += [item.sequence.request for item in self.table.preempted]
+        for request_id in {request.id for request in requests}:
+            self.cancel(request_id)
 
-    @torch.no_grad()
-    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copy weights into the network's storage. Raises KeyError for an unknown name, RuntimeError for a shape."""
+    @torch.inference_mode()
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int, recompute: bool = False) -> None:
+        """Copy weights into the network's storage; responses under way go on with them, from their next token.
+
+        They keep the states and keys that the former weights computed or, with `recompute`, get those of the new ones.
+        Prompts that are read and not yet answered are read again. Raises KeyError for an unknown name, RuntimeError
+        for a shape.
+        """
+        self._collect(keep=0)
         parameters = dict(self.network.named_parameters())
         for name, tensor in named:
-            parameters[name].copy_(tensor)
+            parameters[name].copy_(tensor, non_blocking=True)
         self.version = version
+        self.queue.forget_all()
+        for sequence in self.table.sequences:
+            sequence.versions.append((sequence.count(self.clock), version))
+        for item in self.table.preempted:
+            item.sequence.versions.append((item.length - len(item.sequence.request.prompt_T) + 1, version))
+            item.stale |= recompute
+        if recompute:
+            self._recompute(self.table.sequences)
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """Admit what fits, then one token for every running sequence. Returns the responses that ended."""
-        finished = self._admit()
+        """Resume and admit what fits, then one token for every running sequence. Returns the responses that ended."""
+        if self.table.preempted:
+            self._resume()
+        self._admit()
         if self.running:
-            running = slice(0, self.running)
-            rows = self.rows
-            rows.position[running] += 1
-            finished += self._emit(running, self._decode(rows.token[running], rows.position[running]))
-            self.stats.steps += 1
+            self._find_pages()
+        if self.running:
+            self._decode()
+        self._collect(keep=self.lag)
+        finished, self._finished = self._finished, []
         return finished
 
-    def _decode(self, tokens_B: Tensor, positions_B: Tensor) -> Tensor:
-        network = self.network
-        cos, sin = network.rotary(positions_B)
-        x_BX = network.model.embed_tokens(tokens_B).to(network.compute_dtype)
-        layer: Any
-        for index, layer in enumerate(network.model.layers):
-            cache = self.cache.layer(index, self.running)
-            x_BX = layer.decode(x_BX, *cache) if len(cache) == 1 else layer.decode(x_BX, cos, sin, *cache, positions_B)
-        return network.lm_head(network.model.norm(x_BX))
+    def _decode(self) -> None:
+        self.rows.position[: self.running] += 1
+        longest = self.clock - min(sequence.born for sequence in self.table.sequences)
+        logits_BV = self.decoder(self.running, longest // self.cache.page_tokens + 1)
+        self.clock += 1
+        self.stats.steps += 1
+        self._sample(0, logits_BV)
 
-    def _emit(self, slots: slice, logits_BV: Tensor) -> list[Completion]:
-        """Sample a token for each of `slots`, record it, and take out the sequences that it ends."""
-        rows = self.rows
-        key_B, count_B = rows.key[slots], rows.count[slots]
-        token_B, logprob_B = draw(logits_BV, rows.temperature[slots], uniform(key_B, count_B))
-        index_B = torch.arange(slots.start, slots.stop, device=self.device)
-        rows.tokens[index_B, count_B] = token_B.int()
-        rows.logprobs[index_B, count_B] = logprob_B
-        rows.versions[index_B, count_B] = self.version
-        rows.token[slots] = token_B
-        rows.count[slots] += 1
-        rows.confident[slots] = (rows.confident[slots] + 1) * (logprob_B > self.repetition_logprob)
-        self.stats.slot_steps += len(token_B)
-        eos_B = token_B == self.eos_id
-        full_B = rows.count[slots] >= rows.limit[slots]
-        repeated_B = rows.confident[slots] >= self.repetition_tokens
-        ended = [i + slots.start for i in (eos_B | full_B | repeated_B).nonzero().squeeze(1).tolist()]
-        if not ended:
-            return []
-        reasons = torch.where(eos_B, 0, torch.where(repeated_B, 1, 2)).tolist()
-        completions = [self._completion(i, ("eos", "repetition", "length")[reasons[i - slots.start]]) for i in ended]
-        self._remove(ended)
-        return completions
+    def _sample(self, first_slot: int, logits_BV: Tensor) -> None:
+        slots, table = slice(first_slot, self.running), self.table
+        self._reports.append(self.sampler(table.sequences[slots], slots, self.clock, logits_BV, table.features))
+        self.stats.slot_steps += len(logits_BV)
 
-    def _completion(self, slot: int, stop: str) -> Completion:
-        rows, length = self.rows, int(self.rows.count[slot])
-        tokens_T, logprobs_T, versions_T = (
-            table[slot, :length].cpu().numpy().copy() for table in (rows.tokens, rows.logprobs, rows.versions)
-        )
-        request_id, sample = rows.owner[slot]
-        return Completion(request_id, sample, tokens_T, logprobs_T, versions_T, stop)
+    def _collect(self, keep: int) -> None:
+        """Finish what the reports say has ended, but for the last `keep` reports."""
+        while len(self._reports) > keep:
+            report = self._reports.popleft()
+            ended = report.ended()
+            self._finished += [self._completion(sequence, report.clock, stop) for sequence, stop in ended]
+            self._leave([sequence for sequence, _ in ended])
 
-    def _remove(self, ended: list[int]) -> None:
-        """Close the gaps with the last running rows."""
-        left, gone = self.running - len(ended), set(ended)
-        holes = [slot for slot in ended if slot < left]
-        movers = [slot for slot in range(left, self.running) if slot not in gone]
-        if holes:
-            self.cache.move(movers, holes)
-            self.rows.move(movers, holes)
-        del self.rows.owner[left:]
+    def _leave(self, gone: list[Sequence]) -> None:
+        for sequence in gone:
+            sequence.done = True
+        self.table.leave(gone)
 
-    def _admit(self) -> list[Completion]:
+    def _completion(self, sequence: Sequence, clock: int, stop: str) -> Completion:
+        slot, length = sequence.slot, sequence.count(clock)
+        tokens_T, logprobs_T = (x[slot, :length].cpu().numpy().copy() for x in (self.rows.tokens, self.rows.logprobs))
+        if stop == "eos" and sequence.written:
+            stop = "interrupted"
+        versions_T, chosen_T = sequence.versions_T(length), sequence.chosen_T(length)
+        return Completion(sequence.request.id, sequence.sample, tokens_T, logprobs_T, versions_T, chosen_T, stop)
+
+    def _find_pages(self) -> None:
+        """Make room until every running sequence has a page for its next token."""
+        while self.table.missing_pages(self.clock) > 0:
+            if self._reports:
+                self._collect(keep=0)  # what has ended makes room too
+            elif not self.queue.give_way():
+                self.table.preempt_latest(self.clock)
+                self.stats.preemptions += 1
+        self.table.claim_pages(self.clock)
+
+    def _resume(self) -> None:
+        if not self.running:
+            self.queue.forget_all()  # those that gave way come before prompts that were read ahead
+        self._recompute(self.table.resume(self.clock))
+
+    def _recompute(self, sequences: list[Sequence]) -> None:
+        """States and keys of sequences under way, from the weights as they are now."""
+        for sequence in sequences:
+            response_T = self.rows.tokens[sequence.slot, : sequence.count(self.clock) - 1].cpu().numpy()
+            reading = Reading(np.concatenate([sequence.request.prompt_T, response_T]), pages=sequence.pages)
+            while reading.left:
+                self.reader.run([(reading, self.reader.portion(reading, self.reader.budget))])
+            assert reading.outcome is not None  # a sequence has a prompt
+            self.cache.fill(sequence.slot, reading.outcome.states, [reading.source])
+
+    def _admit(self) -> None:
         """Read waiting prompts and give their samples the free slots, once those are worth a pass."""
-        if not self.waiting or self.slots - self.running < max(1, self.slots // 8):
-            return []
-        batch = self._next_batch()
-        self._prefill([waiting for waiting in batch if waiting.prompt is None])
-        starts: list[_Start] = []
-        for waiting in batch:
-            assert waiting.prompt is not None  # read just now, or when its first samples started
-            room = self.slots - self.running - len(starts)
-            samples = range(waiting.next_sample, min(len(waiting.request.keys), waiting.next_sample + room))
-            starts += [_Start(waiting.request, sample, waiting.prompt) for sample in samples]
-            waiting.next_sample = samples.stop
-        while self.waiting and self.waiting[0].next_sample == len(self.waiting[0].request.keys):
-            self.waiting.popleft()
-        first = self.running
-        self._place(starts)
-        return self._emit(slice(first, self.running), torch.stack([start.prompt.logits_V for start in starts]))
-
-    def _next_batch(self) -> list[_Waiting]:
-        """The first in the queue that the free slots and one prefill can take."""
-        batch: list[_Waiting] = []
-        free, tokens = self.slots - self.running, 0
-        for waiting in self.waiting:
-            tokens += len(waiting.request.prompt_T) if waiting.prompt is None else 0
-            if free <= 0 or (batch and tokens > self.prefill_tokens):
-                break
-            batch.append(waiting)
-            free -= len(waiting.request.keys) - waiting.next_sample
-        return batch
-
-    def _prefill(self, batch: list[_Waiting]) -> None:
-        """Read the prompts, packed, in one pass."""
-        if not batch:
+        table = self.table
+        if not len(self.queue) or table.preempted or table.free < max(1, self.slots // 8):
             return
-        prompts = [torch.as_tensor(waiting.request.prompt_T, dtype=torch.int64) for waiting in batch]
-        ends = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0).to(self.device)
-        cu_seqlens = torch.cat([ends.new_zeros(1), ends])
-        output = self.network(torch.cat(prompts).to(self.device), cu_seqlens, return_context=True)
-        logits_SV = self.network.lm_head(output.hidden_TX[ends - 1])
-        for source, waiting in enumerate(batch):
-            waiting.prompt = _ReadPrompt(output.context, source, logits_SV[source])
-        self.stats.prefill_tokens += len(output.hidden_TX)
+        batch = self.queue.next_batch(table.free, table.spare_pages, table.running > 0)
+        parts = [(waiting.reading, count) for waiting, count in batch if count]
+        self.stats.prefill_tokens += self.reader.run(parts)
+        starts: list[tuple[Waiting, int]] = []
+        pages = max(table.spare_pages, not table.running)
+        for waiting, _ in batch:
+            if not waiting.reading.left:
+                room = min(table.free, pages) - len(starts)
+                samples = range(waiting.next_sample, waiting.next_sample + min(waiting.samples_left, room))
+                starts += [(waiting, sample) for sample in samples]
+                waiting.next_sample = samples.stop
+        if starts:
+            self._start(starts)
+        self.queue.settle([waiting for waiting, _ in batch])
+        if not self.lag:
+            self._collect(keep=0)
 
-    def _place(self, starts: list[_Start]) -> None:
-        """Occupy the slots after the running ones."""
-        first, requests = self.running, [start.request for start in starts]
-        self.cache.reserve(max(len(request.prompt_T) + request.max_tokens for request in requests))
-        self.rows.reserve(max(request.max_tokens for request in requests))
+    def _start(self, starts: list[tuple[Waiting, int]]) -> None:
+        """Occupy the slots after the running ones, and sample their first tokens."""
+        first, logits, now = self.running, [], time.monotonic()
         slot = first
-        for _, members in groupby((start.prompt for start in starts), key=lambda prompt: id(prompt.context)):
-            prompts = list(members)
-            self.cache.fill(slot, prompts[0].context, [prompt.source for prompt in prompts])
-            slot += len(prompts)
-        rows, slots = self.rows, slice(first, slot)
-        rows.position[slots] = torch.tensor([len(request.prompt_T) - 1 for request in requests])
-        rows.key[slots] = torch.tensor([start.request.keys[start.sample] for start in starts])
-        rows.limit[slots] = torch.tensor([request.max_tokens for request in requests])
-        rows.temperature[slots] = torch.tensor([float(request.temperature) for request in requests])
-        rows.count[slots] = 0
-        rows.confident[slots] = 0
-        rows.owner += [(start.request.id, start.sample) for start in starts]
+        for _, members in groupby((waiting.reading for waiting, _ in starts), key=lambda reading: id(reading.outcome)):
+            readings = list(members)
+            sources, outcome = [reading.source for reading in readings], readings[0].outcome
+            assert outcome is not None  # these have been read
+            self.cache.fill(slot, outcome.states, sources)
+            logits.append(outcome.logits_SV[sources])
+            slot += len(sources)
+        for waiting, sample in starts:
+            pages, born = list(waiting.reading.pages), self.clock - len(waiting.request.prompt_T)
+            self.table.pool.share(pages)
+            self.table.join(Sequence(waiting.request, sample, self.tickets, born, pages, [(0, self.version)]))
+            self.tickets += 1
+            self.stats.queue_s += now - waiting.submitted
+        self.stats.started += len(starts)
+        self.rows.start(first, [waiting.request for waiting, _ in starts], [sample for _, sample in starts])
+        self.cache.set_pages(first, [sequence.pages for sequence in self.table.sequences[first:]])
+        self._sample(first, torch.cat(logits))

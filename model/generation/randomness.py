@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from torch import Tensor
 
 _GOLDEN, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -31,17 +30,3 @@ def uniform(keys_B: Tensor, positions_B: Tensor) -> Tensor:
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift: torch's is arithmetic on int64."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def sample(logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens by inverse CDF and their log-probabilities at that temperature.
-
-    logits_BV: float32 [B, V]; temperature_B: float32 [B] (0: greedy); uniform_B: float64 [B].
-    Returns: tokens int64 [B]; logprobs float32 [B], under exactly the distribution they were drawn from.
-    """
-    greedy_B = temperature_B == 0
-    logp_BV = (logits_BV / temperature_B.masked_fill(greedy_B, 1.0)[:, None]).log_softmax(-1)
-    cdf_BV = logp_BV.double().exp_().cumsum(-1)
-    tokens_B = torch.searchsorted(cdf_BV, (uniform_B * cdf_BV[:, -1])[:, None], right=True).squeeze(1)
-    tokens_B = tokens_B.clamp_(max=logits_BV.shape[1] - 1).where(~greedy_B, logits_BV.argmax(-1))
-    return tokens_B, logp_BV.gather(1, tokens_B[:, None]).squeeze(1)

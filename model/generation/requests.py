@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token as it is sampled, for whoever watches a response grow."""
+
+    sample: int
+    id: int
+    logprob: float
+    top: list[tuple[int, float]]  # the likeliest tokens with their log-probabilities, if asked for
+
+
+# Called with every token of a request, in order within each sample; True ends that sample's response there.
+Observer = Callable[[Token], bool]
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """After `after` tokens of thinking that is not `closed`, `closing_T` is written in the policy's place."""
+
+    after: int
+    closing_T: list[int]
+    closed: Callable[[np.ndarray], bool]  # of the response's tokens so far
 
 
 @dataclass(frozen=True)
@@ -15,19 +39,47 @@ class Request:
     prompt_T: np.ndarray  # int, at least one token
     keys: list[int]
     max_tokens: int
-    temperature: float = 1.0
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0  # of what top_k has left; 1: all
+    top_k: int = 0  # 0: all
+    min_tokens: int = 0  # before these, neither eos nor a stop id can be drawn
+    stop_ids: tuple[int, ...] = ()  # beside the engine's eos
+    interruption: Interruption | None = None
+    observer: Observer | None = None
+    top_logprobs: int = 0  # for the observer
+
+
+def problem(request: Request, max_length: int) -> str | None:
+    """Why the request can't be served by an engine with room for `max_length` tokens; None if it can."""
+    prompt, wanted, cut = len(request.prompt_T), request.max_tokens, request.interruption
+    if prompt == 0 or wanted < 1:
+        return "needs a prompt and max_tokens >= 1"
+    if prompt + wanted > max_length:
+        return f"a prompt of {prompt} tokens and max_tokens={wanted} exceed the {max_length} that there is room for"
+    if not request.keys:
+        return "needs at least one sample"
+    if not (request.temperature >= 0 and 0 < request.top_p <= 1 and request.top_k >= 0 and request.min_tokens >= 0):
+        return "needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and min_tokens >= 0"
+    if cut and not 1 <= cut.after < wanted - len(cut.closing_T):
+        return f"thinking of {cut.after} tokens and its closing leave nothing of max_tokens={wanted} to answer in"
+    return None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished response. Arrays have its length, the stop token included."""
+    """One finished response. Arrays have its length, the stop token included.
+
+    Log-probabilities are those of the distribution that was drawn from: tempered, and cut and renormalised where top-p,
+    top-k or min_tokens cut it. Tokens that an interruption wrote have 0.
+    """
 
     request_id: int
     sample: int
     tokens_T: np.ndarray  # int32
     logprobs_T: np.ndarray  # float32
-    versions_T: np.ndarray  # int32
-    stop: str  # eos, length, repetition
+    versions_T: np.ndarray  # int32, of the weights that sampled each
+    chosen_T: np.ndarray  # bool: the policy chose it, not an interruption
+    stop: str  # eos, stop (a stop id or the observer), length, repetition; interrupted: eos after an interruption
 
 
 @dataclass
@@ -38,3 +90,6 @@ class EngineStats:
     slot_steps: int = 0  # decoded tokens: occupied slots summed over steps
     prefill_tokens: int = 0
     saved_prefill_tokens: int = 0  # not read again for the other samples of a group
+    preemptions: int = 0
+    started: int = 0  # samples that got a slot
+    queue_s: float = 0.0  # from submission to the first slot, summed over samples

@@ -2,43 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import ModelConfig
 from model.generation.engine import Engine
-from model.generation.randomness import sample, stream_key, uniform
+from model.generation.randomness import stream_key, uniform
 from model.generation.requests import Request
-from model.network import MiniMax
-
-EOS = 5
+from model.generation.sampling import sample
+from tests.generation.small import EOS, policy, requests, run
 
 
 @pytest.fixture(scope="module")
 def network():
-    config = ModelConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4)
-    network = MiniMax(config).initialize(0)
-    with torch.no_grad():
-        network.lm_head.weight.mul_(20)  # a policy with opinions
-    return network
-
-
-def requests(count=12, samples=5, max_tokens=20, **options):
-    rng = np.random.default_rng(0)
-    prompts = [rng.integers(6, 64, 2 + i % 7) for i in range(count)]
-    return [
-        Request(i, prompt, [stream_key(0, i, s) for s in range(samples)], max_tokens, **options)
-        for i, prompt in enumerate(prompts)
-    ]
-
-
-def run(network, requests, slots, **options):
-    engine = Engine(network, slots, EOS, **options)
-    for request in requests:
-        engine.submit(request)
-    found = {}
-    while engine.has_work:
-        for completion in engine.step():
-            assert (completion.request_id, completion.sample) not in found
-            found[completion.request_id, completion.sample] = completion
-    return found, engine.stats
+    return policy()
 
 
 def test_a_response_does_not_depend_on_what_shares_its_batch(network):
@@ -63,7 +36,8 @@ def test_log_probabilities_are_the_learners(network):
 
 
 def test_a_prompt_is_read_once_for_its_group(network):
-    _, stats = run(network, requests(), slots=64)
+    _, engine = run(network, requests(), slots=64)
+    stats = engine.stats
     prompt_tokens = sum(len(request.prompt_T) for request in requests())
     assert stats.prefill_tokens == prompt_tokens
     assert stats.saved_prefill_tokens == 4 * prompt_tokens
@@ -99,7 +73,7 @@ def test_weights_replaced_between_steps_carry_their_version(network):
 
 def test_greedy_is_the_argmax():
     logits = torch.randn(50, 30)
-    tokens, logprobs = sample(logits, torch.zeros(50), torch.rand(50, dtype=torch.float64))
+    tokens, logprobs, _ = sample(logits, torch.zeros(50), torch.rand(50, dtype=torch.float64))
     assert torch.equal(tokens, logits.argmax(-1))
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).max(-1).values)
 
@@ -107,7 +81,7 @@ def test_greedy_is_the_argmax():
 def test_sampling_follows_the_tempered_distribution():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
     keys, positions = torch.full((40_000,), stream_key("a")), torch.arange(40_000)
-    tokens, logprobs = sample(logits.expand(40_000, 4), torch.full((40_000,), 0.7), uniform(keys, positions))
+    tokens, logprobs, _ = sample(logits.expand(40_000, 4), torch.full((40_000,), 0.7), uniform(keys, positions))
     expected = (logits / 0.7).softmax(0)
     shares = torch.bincount(tokens, minlength=4) / 40_000
     assert (shares - expected).abs().max() < 0.01
@@ -121,10 +95,3 @@ def test_streams_are_uniform_and_unrelated():
         assert draws.min() >= 0 and draws.max() < 1
         assert abs(float(draws.mean()) - 0.5) < 0.02 and abs(float(draws.var()) - 1 / 12) < 0.005
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.05
-
-
-@pytest.mark.parametrize("bad", [dict(prompt_T=np.array([], int)), dict(max_tokens=0)])
-def test_impossible_requests_are_refused(network, bad):
-    fields = dict(id=7, prompt_T=np.array([1]), keys=[0], max_tokens=1) | bad
-    with pytest.raises(ValueError, match="request 7"):
-        Engine(network, 2, EOS).submit(Request(**fields))

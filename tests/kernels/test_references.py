@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels import logprobs as logprobs_kernel
-from kernels.attention import decode_attention, varlen_attention
+from kernels.attention import varlen_attention
 from kernels.experts import moe_experts
 from kernels.logprobs import head_logprobs
 
@@ -28,18 +28,6 @@ def test_varlen_attention(context):
     for i in range(4):
         mine, theirs = slice(cu_q[i], cu_q[i + 1]), slice(cu_k[i], cu_k[i + 1])
         torch.testing.assert_close(out[mine], naive_attention(q[mine], k[theirs], v[theirs]), rtol=1e-10, atol=1e-10)
-
-
-def test_decode_attention_ignores_what_lies_beyond_each_length():
-    q, k, v = torch.randn(3, 4, 8), torch.randn(3, 10, 2, 8), torch.randn(3, 10, 2, 8)
-    lengths = torch.tensor([1, 10, 4])
-    out = decode_attention(q, k, v, lengths)
-    k[0, 1:], v[2, 4:] = float("inf"), 1e30
-    assert torch.equal(out[2], decode_attention(q, k, v, lengths)[2])
-    for i, n in enumerate(lengths.tolist()):
-        if i:
-            expected = naive_attention(q[i : i + 1].double(), k[i, :n].double(), v[i, :n].double())
-            torch.testing.assert_close(out[i].double(), expected[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", ["random", "one expert", "one token"])

@@ -1,0 +1,87 @@
+"""One token for each of some sequences: the network over the decoding cache, as a CUDA graph where there is CUDA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.generation.cache import DecodeCache
+from model.generation.rows import Rows
+from model.layout import is_router
+from model.network import MiniMax
+
+_BUCKET = 32  # step between batch sizes of graphs above this many rows
+
+
+def sampling_precision(network: MiniMax) -> MiniMax:
+    """Parameters cast, in place, to the dtype they are computed in: what the learner's casts give, without its casts.
+
+    Router, LM head and, where it is the head's too, the embedding stay as they are.
+    """
+    for name, parameter in network.named_parameters():
+        wide = is_router(name) or parameter is network.lm_head.weight
+        if not wide:
+            parameter.data = parameter.data.to(network.compute_dtype)
+    return network
+
+
+class Decoder:
+    """Logits after the last token of each running row."""
+
+    def __init__(self, network: MiniMax, cache: DecodeCache, rows: Rows):
+        self.network, self.cache, self.rows = network, cache, rows
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.buckets = _buckets(cache.slots)
+        if cache.table_SM.is_cuda:
+            self._capture()
+
+    def __call__(self, running: int, pages: int) -> Tensor:
+        """Logits [running, V] for `rows.token` at `rows.position`; no sequence has more than `pages` pages."""
+        if not self.graphs:
+            return self._decode(running, pages)
+        size = next(bucket for bucket in self.buckets if bucket >= running)
+        graph, logits_BV = self.graphs[size]
+        graph.replay()
+        return logits_BV[:running]
+
+    def _decode(self, rows: int, pages: int) -> Tensor:
+        network, cache = self.network, self.cache
+        position_B = self.rows.position[:rows]
+        cos, sin = network.rotary(position_B)
+        paging = cache.paging(position_B, pages)
+        x_BX = network.model.embed_tokens(self.rows.token[:rows]).to(network.compute_dtype)
+        layer: Any
+        for index, layer in enumerate(network.model.layers):
+            if index in cache.states:
+                x_BX = layer.decode(x_BX, cache.states[index][:rows])
+            else:
+                x_BX = layer.decode(x_BX, cos, sin, cache.keys[index], cache.values[index], paging)
+        return network.lm_head(network.model.norm(x_BX))
+
+    @torch.inference_mode()
+    def _capture(self) -> None:
+        """A graph for every bucket, the largest first so that the others fit into its memory.
+
+        Rows beyond the running ones compute too: they are token 0 at position 0 and write into page 0.
+        """
+        width, pool = self.cache.table_SM.shape[1], None
+        for size in reversed(self.buckets):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(2):  # kernels are compiled and chosen before anything is recorded
+                    self._decode(size, width)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                logits_BV = self._decode(size, width)
+            pool = pool or graph.pool()
+            self.graphs[size] = graph, logits_BV
+
+
+def _buckets(slots: int) -> list[int]:
+    """Batch sizes: powers of two, then multiples of 32, and the whole."""
+    small = [1 << power for power in range(6) if 1 << power < slots]
+    return [*small, *range(2 * _BUCKET, slots, _BUCKET), slots]

@@ -1,0 +1,90 @@
+"""One sampling step over the rows of running sequences: draw, record, and find which of them it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.generation.randomness import uniform
+from model.generation.report import STOPS, Report, Watched
+from model.generation.rows import Rows
+from model.generation.sampling import ban, sample
+from model.generation.sequence import Sequence
+
+
+class Sampler:
+    def __init__(self, rows: Rows, repetition_tokens: int, repetition_probability: float):
+        self.rows, self.repetition_tokens = rows, repetition_tokens
+        self.repetition_logprob = float(np.log(repetition_probability))
+
+    def __call__(
+        self, sequences: list[Sequence], slots: slice, clock: int, logits_BV: Tensor, features: Mapping[str, int]
+    ) -> Report:
+        """A token for each of `slots`, in which `sequences` run. Never waits for the device, but for interruptions.
+
+        features: how many of the running sequences ask for what `Sequence.features` names.
+        """
+        rows = self.rows
+        count_B = rows.count[slots].clone()
+        if features["interruption"]:
+            self._interrupt(sequences, clock)
+        if features["min_tokens"]:
+            logits_BV = ban(logits_BV, rows.stop_ids[slots], count_B < rows.min_tokens[slots])
+        cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
+        token_B, logprob_B, logp_BV = sample(
+            logits_BV, rows.temperature[slots], uniform(rows.key[slots], count_B), *cut
+        )
+        confident_B = logprob_B > self.repetition_logprob
+        if features["interruption"]:
+            token_B, written_B = self._written(slots, count_B, token_B)
+            logprob_B, confident_B = logprob_B.masked_fill(written_B, 0), confident_B & ~written_B
+        self._record(slots, count_B, token_B, logprob_B, confident_B)
+        watched = _watched(sequences, token_B, logprob_B, logp_BV) if features["watched"] else None
+        return Report.of(sequences, clock, self._ended(slots, token_B), watched)
+
+    def _record(self, slots: slice, count_B: Tensor, token_B: Tensor, logprob_B: Tensor, confident_B: Tensor) -> None:
+        rows = self.rows
+        index_B = torch.arange(slots.start, slots.stop, device=count_B.device)
+        rows.tokens[index_B, count_B] = token_B.int()
+        rows.logprobs[index_B, count_B] = logprob_B
+        rows.token[slots] = token_B
+        rows.count[slots] += 1
+        rows.confident[slots] = (rows.confident[slots] + 1) * confident_B
+
+    def _ended(self, slots: slice, token_B: Tensor) -> Tensor:
+        """Codes into STOPS [B]; of several reasons the first counts."""
+        rows = self.rows
+        code_B = (rows.count[slots] >= rows.limit[slots]) * STOPS.index("length")
+        code_B = code_B.masked_fill(rows.confident[slots] >= self.repetition_tokens, STOPS.index("repetition"))
+        if rows.stop_ids.shape[1] > 1:
+            stops_B = (rows.stop_ids[slots, 1:] == token_B[:, None]).any(1)
+            code_B = code_B.masked_fill(stops_B, STOPS.index("stop"))
+        return code_B.masked_fill(token_B == rows.eos_id, STOPS.index("eos"))
+
+    def _interrupt(self, sequences: list[Sequence], clock: int) -> None:
+        """Have the closing text written where thinking has used its tokens up."""
+        for sequence in sequences:
+            interruption = sequence.request.interruption
+            if interruption is None or sequence.count(clock) != interruption.after + 1:
+                continue
+            start = interruption.after
+            if not interruption.closed(self.rows.tokens[sequence.slot, :start].cpu().numpy()):
+                self.rows.force(sequence.slot, start, interruption.closing_T)
+                sequence.written = range(start, start + len(interruption.closing_T))
+
+    def _written(self, slots: slice, count_B: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens, an interruption's where it writes, and where that is."""
+        rows = self.rows
+        start_B = rows.forced_from[slots]
+        written_B = (count_B >= start_B) & (count_B < rows.forced_to[slots])
+        index_B = (count_B - start_B).clamp(0, rows.forced.shape[1] - 1)
+        return rows.forced[slots].gather(1, index_B[:, None]).squeeze(1).where(written_B, token_B), written_B
+
+
+def _watched(sequences: list[Sequence], token_B: Tensor, logprob_B: Tensor, logp_BV: Tensor) -> Watched:
+    most = max(sequence.request.top_logprobs for sequence in sequences)
+    top = logp_BV.topk(min(most, logp_BV.shape[1]), dim=-1)
+    return Watched(token_B, logprob_B, top.indices, top.values)
