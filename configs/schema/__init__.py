@@ -12,6 +12,7 @@ from configs.schema.data import (
 )
 from configs.schema.model import LIGHTNING, SOFTMAX, ModelConfig
 from configs.schema.run import ModelSection, RunConfig
+from configs.schema.serving import ServeConfig
 from configs.schema.system import (
     CheckpointConfig,
     ClusterConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "Schedule",
+    "ServeConfig",
     "TaskConfig",
     "TrackingConfig",
     "TrackingMode",

@@ -1,0 +1,1 @@
+"""An HTTP server in OpenAI's protocol over the generation engine."""

@@ -1,0 +1,93 @@
+"""`python -m model.serve checkpoint=runs/quickstart`: answers OpenAI's protocol, on loopback unless told otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from aiohttp import web
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.errors import ConfigError, refusals
+from configs.schema import Precision, ServeConfig
+from model import checkpoint
+from model.generation.engine import Engine
+from model.hf_config import CheckpointError, read_config
+from model.network import MiniMax
+from model.serve.app import Server
+from model.serve.runner import Runner
+from model.tokenizer import TokenizerError, load_tokenizer
+
+
+def main() -> None:
+    with refusals():
+        config = settings(sys.argv[1:])
+        server = build(config)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    reserved = server.runner.engine.reserved
+    megabytes = (reserved["state_bytes"] + reserved["kv_bytes"]) >> 20
+    print(f"{config.slots} slots and {reserved['kv_tokens']} tokens of keys reserved: {megabytes} MiB", flush=True)
+    # handler_cancellation: a client that leaves takes its request with it.
+    web.run_app(server.app, host=config.host, port=config.port, handler_cancellation=True)
+
+
+def settings(arguments: list[str]) -> ServeConfig:
+    """The settings of a command line of key=value. Raises ConfigError."""
+    for argument in arguments:
+        if "=" not in argument:
+            raise ConfigError(f"{argument}: settings are written key=value; there are {', '.join(vars(ServeConfig()))}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ServeConfig), OmegaConf.from_dotlist(arguments))
+        config: Any = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    if config.checkpoint is None:
+        raise ConfigError("checkpoint=null: name a folder in Hugging Face's format, or a run's")
+    for key in ("slots", "max_length", "prefill_tokens", "max_waiting", "max_body_mb"):
+        if getattr(config, key) < 1:
+            raise ConfigError(f"{key}={getattr(config, key)}: must be at least 1")
+    for key in ("kv_tokens", "threads", "port"):
+        if getattr(config, key) < 0:
+            raise ConfigError(f"{key}={getattr(config, key)}: must be at least 0")
+    return config
+
+
+def build(config: ServeConfig) -> Server:
+    """Weights, tokenizer and engine behind a server. Raises ConfigError."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder = _weights_folder(str(config.checkpoint))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = device.type == "cuda" and config.precision is Precision.bfloat16
+    try:
+        tokenizer = load_tokenizer(str(folder) if config.tokenizer == "checkpoint" else config.tokenizer)
+        with device:
+            network = MiniMax(read_config(folder), torch.bfloat16 if half else torch.float32)
+        checkpoint.load(folder, network)
+    except (CheckpointError, TokenizerError) as error:
+        raise ConfigError(str(error)) from None
+    engine = Engine(
+        network,
+        config.slots,
+        tokenizer.eos_token_id,
+        config.prefill_tokens,
+        max_length=config.max_length,
+        kv_tokens=config.kv_tokens or None,
+    )
+    return Server(Runner(engine, tokenizer, config.max_waiting), config.name, config.max_body_mb)
+
+
+def _weights_folder(path: str) -> Path:
+    """The folder with config.json: itself, its `model/`, or that of a run's newest checkpoint."""
+    folder = Path(path).expanduser()
+    found = [folder, folder / "model", *sorted(folder.glob("checkpoints/step-*/model"), reverse=True)]
+    return next((candidate for candidate in found if (candidate / "config.json").exists()), folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Routes of the server: chat completions, completions, models, health."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+
+from model.serve.answers import Answer, ChatAnswer, TextAnswer
+from model.serve.errors import RequestError, error_body
+from model.serve.options import Options, read_options
+from model.serve.prompts import chat_prompt, completion_prompts, tools
+from model.serve.runner import Piece, Runner
+from model.serve.wire import Envelope, event, usage
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    def __init__(self, runner: Runner, name: str, max_body_mb: int):
+        self.runner, self.name = runner, name
+        self.app = web.Application(client_max_size=max_body_mb << 20, middlewares=[_errors])
+        self.app.add_routes(
+            [
+                web.post("/v1/chat/completions", self.chat),
+                web.post("/v1/completions", self.complete),
+                web.get("/v1/models", self.models),
+                web.get("/health", self.health),
+            ]
+        )
+        self.app.cleanup_ctx.append(self._lifetime)
+
+    async def _lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        self.runner.start()
+        yield
+        await asyncio.to_thread(self.runner.stop)
+
+    async def models(self, _: web.Request) -> web.Response:
+        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "lightning-cispo"}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def health(self, _: web.Request) -> web.Response:
+        """What is in use, beside whether the engine lives."""
+        engine, well = self.runner.engine, self.runner.failure is None
+        pool = engine.table.pool
+        status = {
+            "status": "ok" if well else "failed",
+            "open_requests": self.runner.open_requests,
+            "running": engine.running,
+            "slots": engine.slots,
+            "pages_in_use": pool.total - pool.available,
+            **engine.reserved,
+        }
+        return web.json_response(status, status=200 if well else 503)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request)
+        options, offered = read_options(body, chat=True), tools(body)
+        prompt = await asyncio.to_thread(chat_prompt, body, self.runner.tokenizer)
+        answer = ChatAnswer(self.runner.tokenizer, options, bool(offered))
+        return await self._answer(request, [prompt], options, answer)
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request)
+        options, vocabulary = read_options(body, chat=False), self.runner.engine.network.config.vocab_size
+        prompts = await asyncio.to_thread(completion_prompts, body, self.runner.tokenizer, vocabulary)
+        answer = TextAnswer(self.runner.tokenizer, options, len(prompts))
+        return await self._answer(request, prompts, options, answer)
+
+    async def _body(self, request: web.Request) -> dict[str, Any]:
+        try:
+            body = json.loads(await request.read())
+        except (ValueError, RecursionError):
+            raise RequestError("the body is not JSON") from None
+        if not isinstance(body, dict):
+            raise RequestError("the body must be a JSON object")
+        if body.get("model") != self.name:
+            wrong = f"model={body.get('model')!r}: this server has {self.name!r}"
+            raise RequestError(wrong, "model", "model_not_found", 404)
+        return body
+
+    async def _answer(
+        self, request: web.Request, prompts: list[list[int]], options: Options, answer: Answer
+    ) -> web.StreamResponse:
+        envelope, read = Envelope(answer.chat, self.name), sum(map(len, prompts))
+        async with AsyncExitStack() as stack:
+            pieces = await stack.enter_async_context(aclosing(_merged(self.runner, prompts, options)))
+            if not options.stream:
+                async for piece in pieces:
+                    answer.take(piece)
+                return web.json_response(envelope.whole(answer.choices(), usage(read, answer.tokens)))
+            return await self._stream(request, pieces, envelope, answer, read if options.include_usage else None)
+
+    async def _stream(
+        self, request: web.Request, pieces: AsyncIterator[Piece], envelope: Envelope, answer: Answer, read: int | None
+    ) -> web.StreamResponse:
+        """The answer as it comes; its usage last, if `read` prompt tokens are to be counted in it."""
+        first = await anext(pieces)  # decides whether this is a stream or a refusal
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        await response.prepare(request)
+        for choice in answer.opening():
+            await response.write(event(envelope.chunk([choice])))
+        try:
+            async for piece in _with_first(first, pieces):
+                for choice in answer.stream(piece):
+                    await response.write(event(envelope.chunk([choice])))
+        except RequestError as error:  # too late for a status of its own
+            await response.write(event(error.body()))
+            return response
+        if read is not None:
+            await response.write(event(envelope.chunk([], usage(read, answer.tokens))))
+        await response.write(event("[DONE]"))
+        return response
+
+
+async def _merged(runner: Runner, prompts: list[list[int]], options: Options) -> AsyncGenerator[Piece, None]:
+    """The pieces of all prompts; sample s of prompt p is choice p * n + s."""
+    if len(prompts) == 1:
+        async with aclosing(runner.generate(prompts[0], options)) as pieces:
+            async for piece in pieces:
+                yield piece
+        return
+    merged: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+
+    async def pump(index: int, prompt: list[int]) -> None:
+        try:
+            async with aclosing(runner.generate(prompt, options)) as pieces:
+                async for piece in pieces:
+                    merged.put_nowait(replace(piece, sample=index * options.n + piece.sample))
+            merged.put_nowait(None)
+        except Exception as error:  # raised again where the pieces are read
+            merged.put_nowait(error)
+
+    pumps = [asyncio.create_task(pump(index, prompt)) for index, prompt in enumerate(prompts)]
+    try:
+        left = len(prompts)
+        while left:
+            item = await merged.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _with_first(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal in OpenAI's shape."""
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return web.json_response(error.body(), status=error.status)
+    except web.HTTPException as error:
+        said = f"{request.method} {request.path}: {error.reason}"
+        return web.json_response(error_body(said, error.status), status=error.status)

@@ -1,0 +1,101 @@
+"""Tokens to text as they come: whole characters only, and nothing that a stop string may yet take back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from model.tokenizer import decode
+
+_UNFINISHED = "\ufffd"  # what a decoder shows for the beginning of a character
+
+
+class GrowingText:
+    """The text of a response that grows token by token.
+
+    `text` is what is settled, `stopped` whether a stop string has ended it: the text then ends before that string.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()):
+        self.tokenizer, self.stops = tokenizer, stops
+        self.text, self.stopped = "", False
+        self._ids: list[int] = []
+        self._shown = 0  # tokens whose characters are in `_pending` or `text`
+        self._context = 0  # tokens before `_shown` that are decoded along: some decoders look back
+        self._pending = ""  # may be the beginning of a stop string
+
+    def push(self, token: int) -> str:
+        """Take a token; returns the text that is settled by it."""
+        self._ids.append(token)
+        known = decode(self.tokenizer, self._ids[self._context : self._shown])
+        whole = decode(self.tokenizer, self._ids[self._context :])
+        if whole.endswith(_UNFINISHED) and len(self._ids) - self._shown < 8:
+            return ""
+        self._context, self._shown = self._shown, len(self._ids)
+        return self._settle(whole[len(known) :], final=False)
+
+    def finish(self) -> str:
+        """What is left when no token follows."""
+        if self.stopped:
+            return ""
+        known = decode(self.tokenizer, self._ids[self._context : self._shown])
+        rest = decode(self.tokenizer, self._ids[self._context :])[len(known) :]
+        self._shown = len(self._ids)
+        return self._settle(rest, final=True)
+
+    def _settle(self, new: str, final: bool) -> str:
+        pending = self._pending + new
+        found = [at for at in map(pending.find, self.stops) if at >= 0]
+        if found:
+            settled, self._pending, self.stopped = pending[: min(found)], "", True
+        else:
+            held = 0 if final else max((_overlap(pending, stop) for stop in self.stops), default=0)
+            settled, self._pending = pending[: len(pending) - held], pending[len(pending) - held :]
+        self.text += settled
+        return settled
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
+
+
+class ReplySplitter:
+    """A chat response as it streams: thinking first, then the answer; tool calls are held back for the end."""
+
+    def __init__(self, calls: bool):
+        self._text, self._calls = "", calls
+        self._thinking: bool | None = None  # not known before the first characters
+
+    def push(self, new: str, final: bool = False) -> tuple[str, str]:
+        """Returns what is settled of (thinking, answer)."""
+        self._text += new
+        thinking = answer = ""
+        if self._thinking is None:
+            start = self._text.lstrip()
+            if not final and "<think>".startswith(start):
+                return "", ""
+            self._thinking = start.startswith("<think>")
+            self._text = start.removeprefix("<think>") if self._thinking else self._text
+        if self._thinking:
+            thinking, closed = self._until("</think>", final)
+            if not closed:
+                return thinking, ""
+            self._thinking, self._text = False, self._text.removeprefix("</think>")
+        if self._calls:
+            answer, _ = self._until("<tool_calls>", final)
+        else:
+            answer, self._text = self._text, ""
+        return thinking, answer
+
+    @property
+    def rest(self) -> str:
+        """What is held back."""
+        return self._text
+
+    def _until(self, tag: str, final: bool) -> tuple[str, bool]:
+        """Text before the tag, which stays, or what can't be the tag's beginning."""
+        at = self._text.find(tag)
+        end = at if at >= 0 else len(self._text) - (0 if final else _overlap(self._text, tag))
+        found, self._text = self._text[:end], self._text[end:]
+        return found, at >= 0
