@@ -19,6 +19,8 @@ def check(config: RunConfig, trains: bool = True) -> None:
         raise ConfigError(f"{key}=null: name a .jsonl or .parquet file or a hub dataset, or give data.tasks")
     for problem in problems(config):
         raise ConfigError(problem)
+    if trains and (cut := _cut_distribution(config)):
+        raise ConfigError(cut)
 
 
 def problems(config: RunConfig) -> Iterator[str]:
@@ -29,6 +31,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     yield from _optimizer("optimizer", config.optimizer)
     yield from _optimizer("warm_start.optimizer", config.warm_start.optimizer)
     yield from _data(config)
+    yield from _sampling(config)
     yield from _rewards(config)
     yield from _system(config)
 
@@ -47,7 +50,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     at_least = {
         0: "seed steps warm_start.steps evaluation.problems evaluation.every learner.threads rollout.threads "
         "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
-        "rewards.overlong_cache_tokens algorithm.max_refills",
+        "rewards.overlong_cache_tokens algorithm.max_refills sampling.top_k sampling.min_tokens "
+        "sampling.thinking_tokens rollout.kv_tokens",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
         "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.world_size "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
@@ -142,16 +146,42 @@ def _data(config: RunConfig) -> Iterator[str]:
             f"learner.micro_batch_tokens={config.learner.micro_batch_tokens}: must hold one prompt and its response, "
             f"data.max_prompt_tokens + sampling.max_tokens = {whole}"
         )
-    if config.rollout.prefill_tokens < data.max_prompt_tokens:
+    if 0 < config.rollout.kv_tokens < whole:
         yield (
-            f"rollout.prefill_tokens={config.rollout.prefill_tokens}: must hold one prompt, "
-            f"data.max_prompt_tokens={data.max_prompt_tokens}"
+            f"rollout.kv_tokens={config.rollout.kv_tokens}: must hold one prompt and its response, "
+            f"data.max_prompt_tokens + sampling.max_tokens = {whole}; or 0"
         )
     if not config.model.from_checkpoint and config.model.max_position_embeddings < whole:
         yield (
             f"model.max_position_embeddings={config.model.max_position_embeddings}: must be at least "
             f"data.max_prompt_tokens + sampling.max_tokens = {whole}"
         )
+
+
+def _sampling(config: RunConfig) -> Iterator[str]:
+    sampling = config.sampling
+    if not 0 < sampling.top_p <= 1:
+        yield f"sampling.top_p={sampling.top_p}: must be above 0 and at most 1"
+    if sampling.min_tokens > sampling.max_tokens:
+        yield f"sampling.min_tokens={sampling.min_tokens}: more than sampling.max_tokens={sampling.max_tokens}"
+    if sampling.thinking_tokens >= sampling.max_tokens:
+        yield (
+            f"sampling.thinking_tokens={sampling.thinking_tokens}: must leave some of "
+            f"sampling.max_tokens={sampling.max_tokens} for the closing text and the answer"
+        )
+
+
+def _cut_distribution(config: RunConfig) -> str | None:
+    """Sampling from less than the whole distribution, which training is refused unless it was asked for."""
+    sampling = config.sampling
+    keys = {"top_p": sampling.top_p < 1, "top_k": sampling.top_k > 0, "min_tokens": sampling.min_tokens > 0}
+    key = next((key for key, cuts in keys.items() if cuts), None)
+    if key is None or sampling.allow_truncated:
+        return None
+    return (
+        f"sampling.{key}={getattr(sampling, key)}: the learner knows nothing of what this cuts away, so that its ratio "
+        "does not begin at 1; set sampling.allow_truncated=true if that is wanted"
+    )
 
 
 def _rewards(config: RunConfig) -> Iterator[str]:

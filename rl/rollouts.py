@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +19,12 @@ from rl.worker import Draw, RolloutWorker
 
 @dataclass
 class _Job:
-    """A worker's share of a batch, and which of its prompts are still out."""
+    """What a worker has been given of a batch and not delivered yet; `open` while it waits for more."""
 
     worker: int
+    batch: int
     missing: dict[int, Prompt]
+    open: bool
 
 
 class Rollouts:
@@ -36,10 +40,12 @@ class Rollouts:
         self._placement = placement
         self.workers = [self._spawn(index) for index in range(config.rollout.workers)]
         self._weights: tuple[Any, int] | None = None
+        self._batches = itertools.count()
 
     def _spawn(self, index: int) -> Any:
         actor: Any = ray.remote(RolloutWorker)
-        return actor.options(**self._placement[index]).remote(*self._arguments)
+        # Beside `generate`: prompts to add, weights to load, and one to spare for questions.
+        return actor.options(max_concurrency=4, **self._placement[index]).remote(*self._arguments)
 
     def wait_until_ready(self) -> list[int]:
         """Process ids of the workers. Raises what a constructor raised."""
@@ -47,7 +53,10 @@ class Rollouts:
         return ray.get([worker.ready.remote() for worker in self.workers])
 
     def publish(self, weights_ref: Any, version: int) -> None:
-        """Hand a version of the weights (an object reference to {name: array}) to every worker."""
+        """Hand a version of the weights (an object reference to {name: array}) to every worker.
+
+        Also while a batch is collected (from `on_group`): its responses go on with them from their next token.
+        """
         self._weights = (weights_ref, version)
         pending = {worker.load_weights.remote(weights_ref, version): i for i, worker in enumerate(self.workers)}
         for reference, index in pending.items():
@@ -69,8 +78,12 @@ class Rollouts:
         return sorted(groups, key=lambda group: order[group.prompt.id])
 
     def _stream(self, prompts: list[Prompt], draw: Draw) -> Iterator[Group]:
-        shares = [prompts[index :: len(self.workers)] for index in range(len(self.workers))]
-        jobs = [_Job(i, {prompt.id: prompt for prompt in share}) for i, share in enumerate(shares) if share]
+        """Every worker begins with what fills its slots; the rest goes to whoever finishes a group."""
+        share = min(-(-len(prompts) // len(self.workers)), -(-self.config.rollout.slots // draw.samples))
+        given, rest = prompts[: share * len(self.workers)], deque(prompts[share * len(self.workers) :])
+        shares = [given[index :: len(self.workers)] for index in range(len(self.workers))]
+        batch = next(self._batches)
+        jobs = [_Job(i, batch, {p.id: p for p in share}, bool(rest)) for i, share in enumerate(shares) if share]
         streams: dict[Any, _Job] = {self._start(job, draw): job for job in jobs}
         while streams:
             ready, _ = ray.wait(list(streams), num_returns=1)
@@ -79,18 +92,31 @@ class Rollouts:
             try:
                 group = ray.get(next(stream))
                 del job.missing[group.prompt.id]
+                self._refill(job, rest)
                 yield group
             except StopIteration:
                 del streams[stream]
             except RayActorError as error:
                 del streams[stream]
                 self._replace(job.worker, error)
-                if job.missing:
+                if job.missing or rest:
+                    job.batch, job.open = next(self._batches), bool(rest)
                     streams[self._start(job, draw)] = job
+
+    def _refill(self, job: _Job, rest: deque[Prompt]) -> None:
+        """One prompt more for a worker that has finished a group, or the word that there are none."""
+        worker = self.workers[job.worker]
+        if rest:
+            prompt = rest.popleft()
+            job.missing[prompt.id] = prompt
+            worker.add.remote(job.batch, [prompt])
+        elif job.open:
+            job.open = False
+            worker.no_more.remote(job.batch)
 
     def _start(self, job: _Job, draw: Draw) -> Any:
         generate = self.workers[job.worker].generate.options(num_returns="streaming")
-        return generate.remote(list(job.missing.values()), draw)
+        return generate.remote(list(job.missing.values()), draw, job.batch, job.open)
 
     def _replace(self, index: int, error: RayActorError) -> None:
         """A new worker with the current weights in a dead one's place."""
@@ -109,6 +135,9 @@ class Rollouts:
             "rollout/occupancy": sum(columns["occupancy"]) / len(reports),
             "rollout/prefill_tokens": sum(columns["prefill_tokens"]),
             "rollout/prefill_saved_tokens": sum(columns["saved_prefill_tokens"]),
+            "rollout/tokens_per_s": sum(columns["tokens_per_s"]),
+            "rollout/queue_s": sum(columns["queue_s"]) / len(reports),
+            "rollout/preemptions": sum(columns["preemptions"]),
             "rollout/restarts": float(self.restarts),
             "verify/latency_mean_s": sum(columns["latency_mean_s"]) / len(reports),
             "verify/latency_max_s": max(columns["latency_max_s"]),

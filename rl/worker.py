@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -13,9 +17,9 @@ import torch
 from configs.schema import ModelConfig, Precision, RunConfig
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
-from model.generation.requests import Completion, EngineStats, Request
+from model.generation.requests import Completion, EngineStats, Interruption, Request
 from model.network import MiniMax
-from model.tokenizer import decode, load_tokenizer
+from model.tokenizer import decode, encode, load_tokenizer
 from rewards.grader import Grader
 from rewards.verdict import Response, Verdict
 from rl.types import Group, Prompt, Trajectory
@@ -42,11 +46,14 @@ class _Open:
 
 
 class RolloutWorker:
-    """Hosted in a Ray actor by `rl.rollouts`; plain Python otherwise."""
+    """Hosted in a Ray actor by `rl.rollouts`; plain Python otherwise.
+
+    `generate` runs in one thread; `add`, `no_more` and `load_weights` may be called from others meanwhile.
+    """
 
     def __init__(self, config: RunConfig, model: ModelConfig, tokenizer_name: str):
-        threads = config.rollout.threads or max(1, len(os.sched_getaffinity(0)) // config.rollout.workers)
-        torch.set_num_threads(threads)
+        self.config = config
+        self.threads = config.rollout.threads or max(1, len(os.sched_getaffinity(0)) // config.rollout.workers)
         self.tokenizer = load_tokenizer(tokenizer_name)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if config.learner.precision is Precision.bfloat16 else torch.float32
@@ -59,34 +66,106 @@ class RolloutWorker:
             config.rollout.prefill_tokens,
             config.sampling.repetition_tokens,
             config.sampling.repetition_probability,
+            max_length=config.data.max_prompt_tokens + config.sampling.max_tokens,
+            kv_tokens=config.rollout.kv_tokens or None,
         )
         self.grader = Grader(**asdict(config.rewards))
+        self._engine_free = threading.Lock()
+        self._turn = threading.Lock()  # held by whoever waits for the engine, so that it gets it after the step
+        self._inboxes: dict[int, SimpleQueue[list[Prompt] | None]] = {}
+        self._ids = itertools.count()
+        self._busy_s = 0.0
+        self._interruption()  # what can't work is refused now
 
     def ready(self) -> int:
         """The process id, once constructed."""
         return os.getpid()
 
     def load_weights(self, weights: dict[str, np.ndarray], version: int) -> None:
-        self.engine.load_weights(((name, torch.from_numpy(array)) for name, array in weights.items()), version)
+        """Between two steps of the engine, whatever is under way: responses go on with the new weights."""
+        with self._turn, self._engine_free:
+            self.engine.load_weights(((name, torch.from_numpy(array)) for name, array in weights.items()), version)
 
-    def generate(self, prompts: list[Prompt], draw: Draw) -> Iterator[Group]:
-        """Groups in the order in which they finish. Verification runs beside generation and never holds it."""
+    def add(self, batch: int, prompts: list[Prompt]) -> None:
+        """More prompts for the `generate` of that batch, which has started or will."""
+        self._inbox(batch).put(prompts)
+
+    def no_more(self, batch: int) -> None:
+        self._inbox(batch).put(None)
+
+    def _inbox(self, batch: int) -> SimpleQueue[list[Prompt] | None]:
+        return self._inboxes.setdefault(batch, SimpleQueue())
+
+    def generate(self, prompts: list[Prompt], draw: Draw, batch: int = 0, more: bool = False) -> Iterator[Group]:
+        """Groups in the order in which they finish. Verification runs beside generation and never holds it.
+
+        With `more`, prompts go on coming by `add` until `no_more`.
+        """
+        torch.set_num_threads(self.threads)  # a setting of the thread, not of the process
         self.engine.clear()
-        self.engine.stats = EngineStats()
-        for index, prompt in enumerate(prompts):
-            keys = [stream_key(draw.seed, prompt.id, sample) for sample in range(draw.samples)]
-            self.engine.submit(Request(index, prompt.tokens_T, keys, draw.max_tokens, draw.temperature))
-        groups = {index: _Open(prompt, {}, {}, {}) for index, prompt in enumerate(prompts)}
-        while groups:
+        self.engine.stats, self._busy_s = EngineStats(), 0.0
+        groups: dict[int, _Open] = {}
+        self._submit(prompts, draw, groups)
+        while groups or more:
+            while more and (not groups or not self._inbox(batch).empty()):
+                added = self._inbox(batch).get()
+                more = added is not None
+                self._submit(added or [], draw, groups)
             if self.engine.has_work:
-                for completion in self.engine.step():
+                for completion in self._step():
                     self._judge(groups[completion.request_id], completion, draw.max_tokens)
-            else:
-                oldest = next(iter(groups.values()))
-                wait(oldest.verdicts.values())
+            elif groups:
+                verdicts = [verdict for group in groups.values() for verdict in group.verdicts.values()]
+                # Prompts may come too: then a look at the inbox now and again.
+                wait([v for v in verdicts if not v.done()], 0.01 if more else None, FIRST_COMPLETED)
             done = [i for i, group in groups.items() if _finished(group, draw.samples)]
             for index in done:
                 yield _close(groups.pop(index))
+        self._inboxes.pop(batch, None)
+
+    def _step(self) -> list[Completion]:
+        with self._turn:
+            pass  # weights that wait to be loaded go first
+        started = time.monotonic()
+        with self._engine_free:
+            completions = self.engine.step()
+        self._busy_s += time.monotonic() - started
+        return completions
+
+    def _submit(self, prompts: list[Prompt], draw: Draw, groups: dict[int, _Open]) -> None:
+        sampling = self.config.sampling
+        for prompt in prompts:
+            index = next(self._ids)
+            keys = [stream_key(draw.seed, prompt.id, sample) for sample in range(draw.samples)]
+            self.engine.submit(
+                Request(
+                    index,
+                    prompt.tokens_T,
+                    keys,
+                    draw.max_tokens,
+                    draw.temperature,
+                    sampling.top_p,
+                    sampling.top_k,
+                    sampling.min_tokens,
+                    interruption=self._interruption(),
+                )
+            )
+            groups[index] = _Open(prompt, {}, {}, {})
+
+    def _interruption(self) -> Interruption | None:
+        """The end of thinking that goes on for too long, if the configuration sets one."""
+        sampling = self.config.sampling
+        if not sampling.thinking_tokens:
+            return None
+        closing = encode(self.tokenizer, sampling.closing_text)
+        if sampling.thinking_tokens + len(closing) >= sampling.max_tokens:
+            raise ValueError(
+                f"sampling.thinking_tokens={sampling.thinking_tokens} and the {len(closing)} of sampling.closing_text "
+                f"leave nothing of sampling.max_tokens={sampling.max_tokens} to answer in"
+            )
+        return Interruption(
+            sampling.thinking_tokens, closing, lambda ids: "</think>" in decode(self.tokenizer, ids.tolist())
+        )
 
     def statistics(self) -> dict[str, float]:
         """Engine and grader counters of the last `generate`."""
@@ -95,6 +174,9 @@ class RolloutWorker:
             "occupancy": stats.slot_steps / max(1, stats.steps * self.engine.slots),
             "prefill_tokens": stats.prefill_tokens,
             "saved_prefill_tokens": stats.saved_prefill_tokens,
+            "tokens_per_s": stats.slot_steps / max(1e-9, self._busy_s),
+            "queue_s": stats.queue_s / max(1, stats.started),
+            "preemptions": stats.preemptions,
             **self.grader.stats(reset=True),
         }
 
@@ -116,7 +198,7 @@ def _close(group: _Open) -> Group:
     trajectories = [
         Trajectory(
             tokens_T=completion.tokens_T,
-            loss_mask_T=np.ones(len(completion.tokens_T), bool),
+            loss_mask_T=completion.chosen_T,
             sampler_logprobs_T=completion.logprobs_T,
             versions_T=completion.versions_T,
             stop=completion.stop,

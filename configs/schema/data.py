@@ -66,6 +66,12 @@ class RewardsConfig:
 class SamplingConfig:
     temperature: float = 1.0
     max_tokens: int = 64
+    top_p: float = 1.0  # nucleus of what top_k leaves; below 1 the learner's distribution is another than the sampler's
+    top_k: int = 0  # likeliest tokens to draw from; 0: all
+    min_tokens: int = 0  # before these a response can't end
+    allow_truncated: bool = False  # train with any of these three: the ratio then begins at the mass kept, not at 1
+    thinking_tokens: int = 0  # thinking that is longer is closed by force; 0: never
+    closing_text: str = "\n</think>\n\n"  # what closes it; left out of the loss
     repetition_tokens: int = 3000  # stop after this many consecutive tokens ...
     repetition_probability: float = 0.99  # ... each above this probability (M1)
 

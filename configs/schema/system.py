@@ -33,7 +33,8 @@ class LearnerConfig:
 class RolloutConfig:
     workers: int = 2
     slots: int = 512  # sequences one worker decodes at once
-    prefill_tokens: int = 16384  # prompt tokens of one prefill call
+    prefill_tokens: int = 16384  # prompt tokens read between two decoding steps; longer prompts are cut
+    kv_tokens: int = 0  # tokens of softmax keys and values a worker keeps; 0: all slots at full length, or what fits
     threads: int = 0  # CPU threads a worker; 0: the machine's cores / workers
     max_restarts: int = 3  # times a dead worker is replaced before the run gives up
 

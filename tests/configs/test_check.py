@@ -43,7 +43,13 @@ REFUSED = [
     (["data=gsm8k", "data.prompt_style=compact"], "data.prompt_style=compact: only generated problems", ""),
     (["data.tokenizer=checkpoint"], "data.tokenizer=checkpoint: add checkpoint=", ""),
     (["learner.micro_batch_tokens=100"], "learner.micro_batch_tokens=100: must hold one prompt and its response", ""),
-    (["rollout.prefill_tokens=8"], "rollout.prefill_tokens=8: must hold one prompt", ""),
+    (["rollout.kv_tokens=8"], "rollout.kv_tokens=8: must hold one prompt and its response", ""),
+    (["sampling.top_p=0"], "sampling.top_p=0.0: must be above 0 and at most 1", ""),
+    (["sampling.top_p=0.9"], "sampling.top_p=0.9: the learner knows nothing", "sampling.allow_truncated=true"),
+    (["sampling.top_k=40"], "sampling.top_k=40: the learner knows nothing", "sampling.allow_truncated=true"),
+    (["sampling.min_tokens=4"], "sampling.min_tokens=4: the learner knows nothing", "sampling.allow_truncated=true"),
+    (["sampling.min_tokens=1000"], "sampling.min_tokens=1000: more than sampling.max_tokens", ""),
+    (["sampling.thinking_tokens=1000"], "sampling.thinking_tokens=1000: must leave some", ""),
     (["rewards.overlong_weight=1"], "rewards.overlong_cache_tokens=0: with rewards.overlong_weight", ""),
     (["rewards.clip_min=2"], "rewards.clip_min=2.0: must be below rewards.clip_max", ""),
     (["learner.zero_stage=4"], "learner.zero_stage=4: must be 0, 1, 2 or 3", ""),
@@ -54,6 +60,11 @@ REFUSED = [
     (["model.num_key_value_heads=3"], "model.num_key_value_heads=3: must divide num_attention_heads", ""),
     (["model.max_position_embeddings=10"], "model.max_position_embeddings=10: must be at least", ""),
 ]
+
+
+def test_cut_distributions_where_asked_for_or_where_nothing_trains():
+    assert load_config(["sampling.top_p=0.9", "sampling.allow_truncated=true"]).sampling.top_p == 0.9
+    assert load_config(["sampling.top_p=0.9"], data_shorthand=True).sampling.top_p == 0.9
 
 
 @pytest.mark.parametrize(("overrides", "start", "within"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])

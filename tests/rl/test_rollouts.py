@@ -15,7 +15,7 @@ from model.tokenizer import load_tokenizer
 from rl.actors import running
 from rl.prompts import training_stream
 from rl.rollouts import Rollouts
-from rl.worker import Draw
+from rl.worker import Draw, RolloutWorker
 
 MODEL = ModelConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4)
 DATA = DataConfig(
@@ -94,6 +94,44 @@ def test_workers_that_keep_dying_end_the_run(rollouts, prompts):
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="rollout.max_restarts"):
         found.collect(prompts, DRAW)
+
+
+def test_workers_take_prompts_as_slots_free_up_and_nothing_changes(rollouts, prompts):
+    """Six slots and four samples: two prompts to begin with, the others one by one."""
+    few = rollouts(1)
+    assert tokens(few.collect(prompts, DRAW)) == tokens(rollouts(2).collect(prompts, DRAW))
+    assert few.metrics()["rollout/queue_s"] < few.metrics()["rollout/tokens_per_s"]
+
+
+def test_weights_arrive_while_a_batch_is_under_way(rollouts, prompts):
+    found, published = rollouts(1), []
+    weights = {n: p.detach().numpy() * 3 for n, p in MiniMax(MODEL).initialize(4).named_parameters()}
+
+    def publish_once(_):
+        if not published:
+            published.append(found.publish(ray.put(weights), version=6))
+
+    groups = found.collect(prompts, DRAW, publish_once)
+    versions = [t.versions_T.tolist() for group in groups for t in group.trajectories]
+    assert all(v == sorted(v) and set(v) <= {5, 6} for v in versions)
+    assert {5, 6} == {version for v in versions for version in v}
+
+
+def test_forced_answers_are_left_out_of_the_loss(prompts):
+    config = RunConfig(data=DATA, rollout=RolloutConfig(1, slots=6, threads=1))
+    config.sampling.thinking_tokens = 3
+    worker = RolloutWorker(config, MODEL, "bytes")
+    try:
+        trajectories = [t for group in worker.generate(prompts[:2], DRAW) for t in group.trajectories]
+        closing = list(b"\n") + worker.tokenizer.encode("</think>", add_special_tokens=False) + list(b"\n\n")
+        cut = [t for t in trajectories if not t.loss_mask_T.all()]
+        assert cut and all(t.tokens_T[~t.loss_mask_T].tolist() == closing for t in cut)
+        assert all((~t.loss_mask_T).nonzero()[0].tolist() == [3, 4, 5, 6] for t in cut)
+        config.sampling.thinking_tokens = 62
+        with pytest.raises(ValueError, match="sampling.closing_text"):
+            RolloutWorker(config, MODEL, "bytes")
+    finally:
+        worker.close()
 
 
 class Sick:

@@ -76,9 +76,12 @@ def traces(folder: Path) -> list[dict[str, Any]]:
     return [line for path in sorted((folder / "traces").glob("*.jsonl")) for line in read_lines(path)]
 
 
+_TIMED_ROLLOUT = ("rollout/restarts", "rollout/tokens_per_s", "rollout/queue_s")
+
+
 def steps_without_times(folder: Path, after: int) -> list[dict[str, Any]]:
     """RL and evaluation lines of the steps beyond `after`, without what depends on the clock or the machine."""
-    measured = ("time/", "throughput/", "memory/", "verify/", "rollout/restarts")
+    measured = ("time/", "throughput/", "memory/", "verify/", *_TIMED_ROLLOUT)
     return [
         {name: value for name, value in line.items() if not name.startswith(measured)}
         for line in metrics(folder)
