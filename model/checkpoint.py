@@ -19,6 +19,7 @@ from configs.schema import ModelConfig
 from model.aside import written_aside
 from model.hf_config import CheckpointError, differences, read_config, to_hf
 from model.layout import IGNORED, Piece, is_router, parameter_shapes, pieces
+from model.partition import local_part
 from model.shards import ShardReader, ShardWriter, listed
 
 __all__ = ["CheckpointError", "load", "read", "read_config", "save"]
@@ -57,16 +58,8 @@ def load(folder: str | Path, network: nn.Module) -> None:
     if any(parameter.is_meta for parameter in parameters.values()):
         raise CheckpointError(f"{folder}: cannot be loaded into meta tensors; give them memory first (to_empty)")
     for name, shape in parameter_shapes(config).items():
-        target, start = _local(parameters[name])
+        target, start = local_part(parameters[name])
         _fill(target, start, pieces(name, shape), reader)
-
-
-def _local(parameter: Any) -> tuple[Tensor, int]:
-    """The flat memory this process holds of a parameter, and where in the whole it begins (ZeRO-3: its partition)."""
-    if not hasattr(parameter, "ds_tensor"):
-        return parameter.data.view(-1), 0
-    rank = torch.distributed.get_rank(parameter.ds_process_group)
-    return parameter.ds_tensor.data, rank * parameter.ds_tensor.ds_numel
 
 
 def _fill(target_N: Tensor, start: int, parts: list[Piece], reader: ShardReader) -> None:

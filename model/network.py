@@ -12,7 +12,9 @@ from configs.schema import SOFTMAX, ModelConfig
 from kernels.logprobs import head_logprobs
 from model.attention import LightningAttention, SoftmaxAttention
 from model.layers import Context, Linear, Packed, RMSNorm, at_least_float32, rotary_tables
+from model.layout import parameter_shapes
 from model.moe import MoE, SharedExpert
+from model.partition import local_part
 
 
 class Output(NamedTuple):
@@ -97,11 +99,15 @@ class MiniMax(nn.Module):
             self.lm_head.weight = cast(nn.Parameter, self.model.embed_tokens.weight)
 
     def initialize(self, seed: int) -> MiniMax:
-        """Random weights: normal(0, initializer_range), norms at 1."""
-        generator = torch.Generator().manual_seed(seed)
+        """Random weights: normal(0, initializer_range), norms at 1. The same under any partition by ZeRO-3."""
+        generator, shapes = torch.Generator().manual_seed(seed), parameter_shapes(self.config)
+        std = self.config.initializer_range
         for name, parameter in self.named_parameters():
             if "norm" not in name:
-                nn.init.normal_(parameter, std=self.config.initializer_range, generator=generator)
+                whole = torch.empty(shapes[name], device="cpu").normal_(std=std, generator=generator)
+                held, start = local_part(parameter)
+                own = whole.view(-1)[start : start + len(held)]
+                held[: len(own)].copy_(own)
         return self
 
     def rotary(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:

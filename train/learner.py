@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precision, RunConfig
 from model import checkpoint
+from model.layout import parameter_shapes
 from model.network import MiniMax
+from model.sizes import count_parameters
 from model.tokenizer import load_tokenizer
 from rl.objectives.cispo import TokenLoss, cispo
 from rl.objectives.supervised import supervised
 from rl.packing import MicroBatch
 from rl.statistics import UpdateSums, update_sums
+from train.partitions import build_network, whole_parameters
 
 
 @dataclass(frozen=True)
@@ -80,26 +84,22 @@ class Learner:
     def start(self, weights: str | None, optimizer: OptimizerConfig) -> int:
         """A fresh optimizer over weights from a Hugging Face folder, or random ones. Returns the parameter count."""
         dtype = torch.bfloat16 if self.config.learner.precision is Precision.bfloat16 else torch.float32
-        network = MiniMax(self.model, dtype)
+        size = count_parameters(self.model).total
+        settings = _deepspeed_config(self.config, optimizer, size)
+        deepspeed = _deepspeed()
+        if self.engine is not None:
+            self.engine.destroy()
+            self.engine = None
+        network = build_network(self.model, dtype, weights, self.config.seed, settings)
         network.checkpoint_activations = self.config.learner.activation_checkpointing
-        if weights is None:
-            network.initialize(self.config.seed)
-        else:
-            checkpoint.load(Path(weights), network)
-        size = sum(parameter.numel() for parameter in network.parameters())
         adamw = torch.optim.AdamW(
             _decay_groups(network, optimizer.weight_decay),
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.eps,
         )
-        if self.engine is not None:
-            self.engine.destroy()
-        self.engine = _deepspeed().initialize(
-            model=Policy(network.to(self.device)),
-            optimizer=adamw,
-            config=_deepspeed_config(self.config, optimizer, size),
-            dist_init_required=False,
+        self.engine = deepspeed.initialize(
+            model=Policy(network.to(self.device)), optimizer=adamw, config=settings, dist_init_required=False
         )[0]
         return size
 
@@ -184,25 +184,24 @@ class Learner:
         return [self._forward(batch)[0].cpu().numpy() for batch in batches]
 
     def export(self) -> dict[str, np.ndarray] | None:
-        """All weights by name, on rank 0 (None elsewhere); under ZeRO-3 gathered a module at a time."""
-        from deepspeed import zero
-
-        network, weights = self.engine.module.network, {}
-        for prefix, module in network.named_modules():
-            own = list(module.named_parameters(prefix, recurse=False))
-            with zero.GatheredParameters(
-                [parameter for _, parameter in own], enabled=self.config.learner.zero_stage == 3
-            ):
-                if self.rank == 0:
-                    weights.update({name: parameter.detach().float().cpu().numpy().copy() for name, parameter in own})
+        """All weights by name, on rank 0 (None elsewhere)."""
+        weights = {}
+        for name, tensor in whole_parameters(self.engine.module.network):
+            if self.rank == 0:
+                weights[name] = tensor.float().cpu().numpy().copy()
         return weights if self.rank == 0 else None
 
-    def save(self, folder: str, tokenizer_name: str) -> None:
-        """`folder`/model in Hugging Face's format and `folder`/learner with the optimizer's partitions."""
-        weights = self.export()
-        if weights is not None:
-            named = ((name, torch.from_numpy(array)) for name, array in weights.items())
-            checkpoint.save(Path(folder) / "model", self.model, named, load_tokenizer(tokenizer_name))
+    def save(self, folder: str, tokenizer_name: str, max_shard_bytes: int = 5_000_000_000) -> None:
+        """`folder`/model in Hugging Face's format and `folder`/learner with the optimizer's partitions.
+
+        Rank 0 holds one shard and one parameter of the model beside its own partitions.
+        """
+        parameters = whole_parameters(self.engine.module.network)
+        if self.rank == 0:
+            tokenizer = load_tokenizer(tokenizer_name)
+            checkpoint.save(Path(folder) / "model", self.model, parameters, tokenizer, max_shard_bytes=max_shard_bytes)
+        else:
+            deque(parameters, maxlen=0)  # takes part in gathering
         self.engine.save_checkpoint(str(Path(folder) / "learner"), tag="state")
 
     def restore(self, folder: str) -> None:
@@ -246,9 +245,10 @@ def _deepspeed_config(config: RunConfig, optimizer: OptimizerConfig, size: int) 
 
 
 def _decay_groups(network: MiniMax, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only."""
-    matrices = [p for p in network.parameters() if p.dim() > 1]
-    vectors = [p for p in network.parameters() if p.dim() <= 1]
+    """Weight decay on matrices only. Their shapes are the layout's: under ZeRO-3 a parameter shows none of its own."""
+    shapes = parameter_shapes(network.config)
+    matrices = [parameter for name, parameter in network.named_parameters() if len(shapes[name]) > 1]
+    vectors = [parameter for name, parameter in network.named_parameters() if len(shapes[name]) <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
