@@ -5,7 +5,9 @@ transformers is imported when a tokenizer is made; its tokenizer part comes with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 BYTES = "bytes"
 _END_DOCUMENT = "<end_of_document>"
 _MARKERS = (BEGIN_DOCUMENT, _END_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE)
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that Unicode gives no meaning
 # Not "special": these are the model's words, and decoding must keep them even where special tokens are skipped.
 _TAGS = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
 
@@ -74,6 +77,52 @@ def _byte_letters() -> list[str]:
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of exactly this text: special tokens where the text spells them, none added."""
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def encode_filled(tokenizer: Any, template: Callable[..., str], *content: Any) -> list[int]:
+    """Token ids of template(*content), where only the template can make special tokens.
+
+    What the content (strings in any lists and mappings: messages, tools, results) spells like one, such as
+    <end_of_sentence>, stays the text it is: the spelling is encoded in two parts. All other text is encoded as `encode`
+    does. Tags like <think> are words, not special tokens.
+
+    template: `render`, `tool_results` or `prompt_text` of model.chat; `str` for plain text.
+    """
+    spelled = _spelled_special(tokenizer)
+    texts = list(_strings(content))
+    if spelled is None or not any(map(spelled.search, texts)):
+        return encode(tokenizer, template(*content))
+    cut = next(char for char in map(chr, _PRIVATE_USE) if not any(char in text for text in texts))
+    marked = _mapped(content, lambda text: spelled.sub(lambda found: found[0] + cut, text))
+    return [token for part in template(*marked).split(cut) for token in encode(tokenizer, part)]
+
+
+@functools.lru_cache(maxsize=8)
+def _spelled_special(tokenizer: Any) -> re.Pattern[str] | None:
+    """Matches the first character of every special token's spelling, overlapping ones too."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    spellings = sorted(map(re.escape, {*added, *tokenizer.all_special_tokens}))
+    return re.compile(f"(?={'|'.join(spellings)}).", re.DOTALL) if spellings else None
+
+
+def _strings(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping):
+        yield from _strings((*content.keys(), *content.values()))
+    elif isinstance(content, (list, tuple)):
+        for item in content:
+            yield from _strings(item)
+
+
+def _mapped(content: Any, change: Callable[[str], str]) -> Any:
+    if type(content) is str:  # an enumeration's member is the template's business
+        return change(content)
+    if isinstance(content, Mapping):
+        return {_mapped(key, change): _mapped(value, change) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_mapped(item, change) for item in content]
+    return content
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.schema import DataConfig
 from model.generation.randomness import stream_key
-from model.tokenizer import encode
+from model.tokenizer import encode_filled
 from rl.advantages import Sample
 from rl.types import Prompt
 
@@ -51,7 +51,9 @@ def demonstration_samples(
     for index, prompt in enumerate(prompts):
         share = stream_key("direct", seed, step, index) % (1 << 32) / (1 << 32)
         text = demonstration(prompt, data, direct=share < direct_fraction)
-        rows.append((prompt.tokens_T, np.array([*encode(tokenizer, text), tokenizer.eos_token_id], np.int32)))
+        rows.append(
+            (prompt.tokens_T, np.array([*encode_filled(tokenizer, str, text), tokenizer.eos_token_id], np.int32))
+        )
     total = sum(len(response) for _, response in rows)
     return [_sample(prompt_T, response_T, 1 / total) for prompt_T, response_T in rows]
 

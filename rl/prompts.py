@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from configs.schema import DataConfig, PromptStyle, TaskConfig
+from configs.schema import ChatTemplate, DataConfig, PromptStyle, TaskConfig
 from model.chat import prompt_text
 from model.generation.randomness import stream_key
-from model.tokenizer import encode
+from model.tokenizer import encode, encode_filled
 from rewards import logic
 from rewards.verdict import Problem
 from rl.types import Prompt
@@ -62,8 +62,11 @@ class PromptMaker:
         """None if the prompt is longer than data.max_prompt_tokens."""
         compact = self.data.prompt_style is PromptStyle.compact
         question = logic.compact(problem) if compact else problem.prompt
-        text = prompt_text(question + self.data.instruction, self.data.system, self.data.chat_template)
-        tokens = encode(self.tokenizer, text)
+        content = question + self.data.instruction, self.data.system, self.data.chat_template
+        if self.data.chat_template is ChatTemplate.plain:  # may be rendered already, special tokens included
+            tokens = encode(self.tokenizer, prompt_text(*content))
+        else:
+            tokens = encode_filled(self.tokenizer, prompt_text, *content)
         if len(tokens) > self.data.max_prompt_tokens:
             return None
         return Prompt(stream_key(problem.task, question), problem, np.array(tokens, dtype=np.int32))

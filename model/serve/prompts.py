@@ -7,7 +7,7 @@ from typing import Any
 
 from model.chat import render
 from model.serve.errors import RequestError
-from model.tokenizer import encode
+from model.tokenizer import encode, encode_filled
 
 
 def chat_prompt(body: Mapping[str, Any], tokenizer: Any) -> list[int]:
@@ -18,7 +18,7 @@ def chat_prompt(body: Mapping[str, Any], tokenizer: Any) -> list[int]:
     names: dict[str, str] = {}  # of called tools, by the call's id
     turns = [_turn(message, f"messages[{i}]", names) for i, message in enumerate(messages)]
     try:
-        return encode(tokenizer, render(turns, tools(body)))
+        return encode_filled(tokenizer, render, turns, tools(body))
     except (ValueError, TypeError) as error:
         raise RequestError(f"messages: {error}", "messages") from None
 

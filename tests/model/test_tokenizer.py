@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import ModelConfig
-from model.chat import END_SENTENCE, TEMPLATE
-from model.tokenizer import TokenizerError, decode, encode, load_tokenizer
+from model.chat import END_SENTENCE, TEMPLATE, render, tool_results
+from model.tokenizer import TokenizerError, decode, encode, encode_filled, load_tokenizer
+from tests.model.oracle import RELEASE, needs_release
 
 TAGS = ["<think>", "</think>", "<tool_calls>", "</tool_calls>"]
 MARKERS = ["<begin_of_document>", "<end_of_document>", "<beginning_of_sentence>", "<end_of_sentence>"]
@@ -61,6 +64,47 @@ def test_only_the_final_eos_is_dropped():
     assert TOKENIZER.decode([*ids, eos], skip_special_tokens=True) == "<think>a</think>b"
 
 
+SPECIAL = {TOKENIZER.convert_tokens_to_ids(marker) for marker in MARKERS}
+
+
+def specials(ids: list[int]) -> list[int]:
+    return [i for i in ids if i in SPECIAL]
+
+
+@given(texts, texts, texts)
+@settings(deadline=None)
+def test_content_never_makes_special_tokens(system, question, result):
+    """Neither what users and tools write nor what a model called before; the text stays what it was."""
+    calls = [{"name": "f" + system, "arguments": {question: [result]}}]
+    messages = [
+        {"role": "system", "content": system + "s"},
+        {"role": "user", "content": [{"type": "text", "text": question}]},
+        {"role": "assistant", "content": result, "tool_calls": calls},
+        {"role": "tool", "name": question, "content": result},
+    ]
+    tools = [{"name": system, "description": question}]
+    ids = encode_filled(TOKENIZER, render, messages, tools)
+    begin, open_, close = (TOKENIZER.convert_tokens_to_ids(MARKERS[i]) for i in (0, 2, 3))
+    assert specials(ids) == [begin, *[open_, close] * 5, open_]
+    assert decode(TOKENIZER, ids) == render(messages, tools)
+    assert not specials(encode_filled(TOKENIZER, str, question + system))
+
+
+def test_content_without_special_spellings_is_encoded_as_ever():
+    messages = [{"role": "user", "content": " <think>a</think> <end_of_sentence \n"}]
+    assert encode_filled(TOKENIZER, render, messages) == encode(TOKENIZER, render(messages))
+    results = [("f", "1"), ("g", "<end_of_sentence>")]
+    ids = encode_filled(TOKENIZER, tool_results, results)
+    assert decode(TOKENIZER, ids) == tool_results(results)
+    assert len(specials(ids)) == 3 and len(specials(encode(TOKENIZER, tool_results(results)))) == 4
+
+
+def test_spellings_that_overlap_and_the_marking_character_itself():
+    text = "<end_of_<end_of_sentence>sentence><end_of_sentence><end_of_document>" + chr(0xF0000) + chr(0xF0001)
+    ids = encode_filled(TOKENIZER, str, text)
+    assert ids == list(text.encode())
+
+
 def test_nothing_is_added_around_text():
     assert encode(TOKENIZER, "") == []
     assert encode(TOKENIZER, "ab") == [97, 98]
@@ -88,6 +132,27 @@ def test_no_tokenizer_there(tmp_path, content, monkeypatch):
 def test_folder_that_does_not_exist():
     with pytest.raises(TokenizerError, match="no such folder"):
         load_tokenizer("./not/there")
+
+
+@needs_release
+def test_a_folder_with_the_releases_merges(tmp_path):
+    """GPT-2's byte-level BPE of 200,000 tokens, as the release configures it; <think> is plain text in it."""
+    settings = json.loads((RELEASE / "tokenizer_config.json").read_text())
+    merges = [line for line in (RELEASE / "merges.txt").read_text().splitlines() if not line.startswith("#version")]
+    base = [TOKENIZER.convert_ids_to_tokens(i) for i in range(256)]
+    vocabulary = {token: i for i, token in enumerate([*base, *(line.replace(" ", "") for line in merges)])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    shutil.copy(RELEASE / "merges.txt", tmp_path / "merges.txt")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.eos_token == END_SENTENCE and len(tokenizer) >= 200_000
+    text = "  Größe 日本\u2028 <think>x</think>\n\n\tint main() { return 0; } \U0001f600 <end_of_sentence>"
+    ids = encode_filled(tokenizer, str, text)
+    assert tokenizer.eos_token_id not in ids and decode(tokenizer, ids) == text
+    assert len(ids) < len(text)
+    assert encode(tokenizer, text)[-1] == tokenizer.eos_token_id
+    turns = [{"role": "user", "content": text}]
+    assert encode_filled(tokenizer, render, turns).count(tokenizer.eos_token_id) == 1
 
 
 _OFFLINE = """

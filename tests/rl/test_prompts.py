@@ -31,6 +31,19 @@ def test_held_out_problems_are_the_same_for_every_run_and_count():
     assert texts(few) == texts(many)[:20]
 
 
+def test_a_special_token_spelled_in_a_data_set_ends_no_turn(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "1<end_of_sentence>2", "answer": "3"}) + "\n")
+    tokens = {}
+    for template in ChatTemplate:
+        data = DataConfig(train=str(rows), eval=str(rows), chat_template=template, instruction="")
+        [prompt] = held_out_prompts(data, TOKENIZER, 1)
+        assert "1<end_of_sentence>2" in decode(TOKENIZER, prompt.tokens_T.tolist())
+        tokens[template] = prompt.tokens_T.tolist().count(TOKENIZER.eos_token_id)
+    assert tokens[ChatTemplate.minimax_m1] == 1  # the turn's own
+    assert tokens[ChatTemplate.plain] == 1  # plain prompts may be rendered already
+
+
 def test_a_stream_goes_on_where_its_position_says():
     whole = training_stream(TASKS, TOKENIZER, 5)
     first, second = whole.take(30), whole.take(30)
