@@ -31,10 +31,17 @@ class MoE(nn.Module):
         self.gate = Linear(config.hidden_size, config.num_local_experts)
         self.experts = Experts(config)
 
+    def jittered(self, x_TX: Tensor) -> Tensor:
+        """The input with the router's noise, while training.
+
+        The released code multiplies in place: all that reads this input feels it, a post-norm residual too.
+        """
+        if not self.training or self.jitter <= 0:
+            return x_TX
+        return x_TX * torch.empty_like(x_TX).uniform_(1 - self.jitter, 1 + self.jitter)
+
     def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:
         """Returns y [T, X] and the router logits [T, E] in float32 or better."""
-        if self.training and self.jitter > 0:
-            x_TX = x_TX * torch.empty_like(x_TX).uniform_(1 - self.jitter, 1 + self.jitter)
         logits_TE = self.gate(x_TX.to(at_least_float32(x_TX.dtype)))
         weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.top_k, dim=-1)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)

@@ -45,7 +45,7 @@ class DecoderLayer(nn.Module):
         return (normed if self.postnorm else x) * alpha + update * beta
 
     def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        normed = self.post_attention_layernorm(x)
+        normed = self.mlp.jittered(self.post_attention_layernorm(x))
         update, router_logits = self.mlp(normed)
         if hasattr(self, "shared_mlp"):
             share = torch.sigmoid(self.coefficient(normed))

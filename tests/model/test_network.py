@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from configs.schema import ModelConfig
 from kernels.lightning import lightning_attention, lightning_recurrent
 from model.attention import alibi_slopes, layer_slopes
+from model.checkpoint import save
 from model.layout import parameter_shapes
 from model.moe import load_balancing_loss
 from model.network import MiniMax
@@ -134,6 +135,23 @@ def test_jitter_only_while_training():
         assert torch.equal(network(tokens(), BORDERS).hidden_TX, quiet)
         noisy = network.train()(tokens(), BORDERS).hidden_TX
     assert not torch.equal(noisy, quiet)
+
+
+def test_jitter_is_that_of_the_original_in_transformers(tmp_path):
+    """The same noise from the same seed: the in-place product reaches the residual too."""
+    from transformers import AutoModelForCausalLM
+
+    config = ModelConfig(**SMALL, num_attention_heads=2, num_key_value_heads=1, router_jitter_noise=0.3)
+    ours = MiniMax(config).initialize(seed=1).train()
+    save(tmp_path / "saved", config, ours.named_parameters())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation="eager").train()
+    row = tokens()
+    with torch.no_grad():
+        torch.manual_seed(4)
+        wanted = theirs(row[None], use_cache=False).logits[0]
+        torch.manual_seed(4)
+        logits = ours.lm_head(ours(row, torch.tensor([0, 50])).hidden_TX)
+    assert worst(logits, wanted) < 1e-5
 
 
 def test_auxiliary_loss_is_top_k_when_balanced_and_more_when_not():
