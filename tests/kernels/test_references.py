@@ -74,3 +74,16 @@ def test_head_logprobs_in_float32_are_accurate_at_real_logits():
     ours, _ = head_logprobs(hidden, weight, targets)
     exact, _ = head_logprobs(hidden.double(), weight.double(), targets)
     assert (ours.double() - exact).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("choice", ["random", "one expert", "one token"])
+def test_experts_without_gradient_are_the_same(choice):
+    tokens = 1 if choice == "one token" else 37
+    x, gate_up, down = torch.randn(tokens, 8), torch.randn(5, 24, 8), torch.randn(5, 8, 12)
+    expert = torch.stack([torch.randperm(5)[:2] for _ in range(tokens)])
+    if choice == "one expert":
+        expert[:] = torch.tensor([3, 1])
+    weight = torch.rand(tokens, 2)
+    expected = moe_experts(x, expert, weight, gate_up, down)
+    with torch.no_grad():
+        torch.testing.assert_close(moe_experts(x, expert, weight, gate_up, down), expected, rtol=1e-6, atol=1e-6)
