@@ -76,7 +76,7 @@ def lightning_attention(
 
     def scaled(x_BCD: Tensor, by: Tensor) -> Tensor:
         """Tiles times a factor that broadcasts to [H, N, C]."""
-        return (x_BCD.view(heads, count, size, -1) * by[..., None]).view_as(x_BCD)
+        return (x_BCD.view(heads, count, size, dim) * by[..., None]).view_as(x_BCD)
 
     q_BCD, k_BCD, v_BCD = tiles(q_THD), tiles(k_THD), tiles(v_THD)
     steps_C = torch.arange(size, device=q_THD.device)

@@ -91,7 +91,7 @@ class SoftmaxAttention(nn.Module):
         self.o_proj = Linear(width, config.hidden_size)
 
     def _qkv(self, x_TX: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (proj(x_TX).view(len(x_TX), -1, self.dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (proj(x_TX).unflatten(-1, (-1, self.dim)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from configs.schema import ModelConfig
-from kernels.lightning import lightning_attention, lightning_recurrent
 from model.attention import alibi_slopes, layer_slopes
 from model.checkpoint import save
 from model.layout import parameter_shapes
@@ -45,27 +44,6 @@ def test_slopes_of_the_release_span_their_range():
     assert last[-1].item() == pytest.approx(4.95e-5, rel=1e-3)
     assert layer_slopes(64, 79, 80, cpu)[0].item() == pytest.approx(alibi_slopes(64)[0] * 1e-5)
     assert layer_slopes(2, 0, 1, cpu)[0].item() == pytest.approx(2**-4 * (1 + 1e-5))  # one layer divides by nothing
-
-
-def test_bf16_decay_would_never_forget():
-    """The trap that float32 slopes avoid: some of the release's heads round to a decay of exactly 1."""
-    slopes = torch.stack([layer_slopes(64, i, 80, torch.device("cpu")) for i in range(80) if (i + 1) % 8])
-    assert (torch.exp(-slopes.bfloat16()) == 1).float().mean() > 0.05
-    assert (torch.exp(-slopes.float()) < 1).all()
-
-
-@pytest.mark.parametrize("chunk_size", [8, 64, 256])
-def test_chunked_equals_recurrent_at_the_steepest_and_flattest_slopes(chunk_size):
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(300, 2, 8, generator=generator) for _ in range(3))
-    slopes = torch.tensor([0.917, 4.95e-5], dtype=torch.float64)
-    borders = torch.tensor([0, 257, 300])
-    out, state = lightning_attention(q, k, v, slopes, borders, output_final_state=True, chunk_size=chunk_size)
-    assert out.isfinite().all()
-    for s, (a, b) in enumerate([(0, 257), (257, 300)]):
-        wanted, wanted_state = lightning_recurrent(q[a:b].double(), k[a:b].double(), v[a:b].double(), slopes)
-        assert worst(out[a:b], wanted) < 1e-5
-        assert worst(state[s], wanted_state) < 1e-5
 
 
 @pytest.mark.parametrize(
