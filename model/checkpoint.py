@@ -22,6 +22,7 @@ from model.layout import IGNORED, Piece, is_router, parameter_shapes, pieces
 from model.partition import local_part
 from model.shards import ShardReader, ShardWriter, listed
 
+_DTYPES = ("F64", "F32", "F16", "BF16")
 __all__ = ["CheckpointError", "load", "read", "read_config", "save"]
 
 
@@ -83,7 +84,8 @@ def _checked_reader(folder: str | Path, config: ModelConfig) -> ShardReader:
         for key, shape in wanted.items()
         if key in found and found[key] != shape
     ]
-    _raise_if_any(str(folder), missing=missing, unexpected=unexpected, misshapen=misshapen)
+    quantized = [f"{key} {reader.dtypes[key]}" for key in sorted(found) if reader.dtypes[key] not in _DTYPES]
+    _raise_if_any(str(folder), missing=missing, unexpected=unexpected, misshapen=misshapen, quantized=quantized)
     return reader
 
 

@@ -77,7 +77,7 @@ def from_hf(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
     fields["num_key_value_heads"] = given.get("num_key_value_heads", given["num_attention_heads"])
     fields.update({ours: given.get(ours if original else theirs, 1.0) for ours, theirs in _SCALES.items()})
     try:
-        fields["head_dim"] = given.get("head_dim") or given["hidden_size"] // given["num_attention_heads"]
+        fields["head_dim"] = given["head_dim"] if "head_dim" in given else _equal_heads(given, unsupported)
         fields["attn_type_list"] = given[layers_key] if original else [_LAYER_TYPES[x] for x in given[layers_key]]
         fields.update(_rope(given, fields["head_dim"], unsupported))
         config = ModelConfig(**fields)
@@ -87,6 +87,14 @@ def from_hf(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
     if problems:
         raise CheckpointError(f"{source}: " + "; ".join(problems))
     return config
+
+
+def _equal_heads(given: dict[str, Any], unsupported: list[str]) -> int:
+    """What a config that leaves head_dim out means by it."""
+    width, heads = given["hidden_size"], given["num_attention_heads"]
+    if width % heads:
+        unsupported.append(f"head_dim: is missing, and num_attention_heads={heads} does not divide hidden_size={width}")
+    return width // heads
 
 
 def _rope(given: dict[str, Any], head_dim: int, unsupported: list[str]) -> dict[str, Any]:

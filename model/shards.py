@@ -27,13 +27,15 @@ class ShardReader:
         self.folder = Path(folder)
         self.files: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}  # as safetensors spells them: F32, BF16, ...
         self._open: tuple[str, Any] = ("", None)
         index = self._index()
         for file in sorted(set(index.values())) if index is not None else [SINGLE]:
             handle = self._handle(file)
             for key in handle.keys():
                 self.files[key] = file
-                self.shapes[key] = tuple(handle.get_slice(key).get_shape())
+                header = handle.get_slice(key)
+                self.shapes[key], self.dtypes[key] = tuple(header.get_shape()), header.get_dtype()
         if index is not None and index != self.files:
             wrong = sorted(key for key in {*index, *self.files} if index.get(key) != self.files.get(key))
             raise CheckpointError(f"{self.folder / INDEX}: contradicts the shards: {listed(wrong)}")

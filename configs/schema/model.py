@@ -84,6 +84,14 @@ class ModelConfig:
         for name in positive.split():
             if getattr(self, name) < 1:
                 found.append(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("rope_theta", "rms_norm_eps", "linear_norm_eps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                found.append(f"{name}={getattr(self, name)}: must be above 0")
+        for name in ("shared_intermediate_size", "router_aux_loss_coef", "initializer_range"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                found.append(f"{name}={getattr(self, name)}: must be at least 0")
+        if not 0 <= self.router_jitter_noise < 1:
+            found.append(f"router_jitter_noise={self.router_jitter_noise}: must be at least 0 and below 1")
         if found:
             return found
         if self.num_attention_heads % self.num_key_value_heads:

@@ -97,6 +97,16 @@ def test_all_missing_unexpected_and_misshapen_keys_are_listed_at_once(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype, name", [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")])
+def test_quantized_weights_are_not_taken_for_numbers(tmp_path, dtype, name):
+    key = "model.layers.1.block_sparse_moe.experts.3.w2.weight"
+
+    def change(tensors):
+        tensors[key] = tensors[key].to(dtype)
+
+    refused(edited(tmp_path / "edited", change), f"quantized (1): {key} {name}")
+
+
 def test_only_the_four_buffers_are_ignored(tmp_path):
     def change(tensors):
         for buffer in ("slope_rate", "query_decay", "key_decay", "diagonal_decay"):
