@@ -97,7 +97,7 @@ def test_what_transformers_would_compute_wrongly_is_not_offered_to_it(changes):
         ({"shared_intermediate_size": -8}, "shared_intermediate_size=-8: must be at least 0"),
         (
             {"head_dim": None, "hidden_size": 130},
-            "head_dim: is missing, and num_attention_heads=4 does not divide hidden_size=130",
+            "num_attention_heads=4 does not divide hidden_size=130",
         ),
         ({"head_dim": 0}, "head_dim=0: must be at least 1"),
         ({"rotary_dim": 33}, "rotary_dim=33: must be even"),
