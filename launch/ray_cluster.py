@@ -133,9 +133,32 @@ def _attached(address: str) -> Iterator[None]:
         )
         raise ConfigError(f"cluster.address={address}: {_first_line(error)}{hint}") from error
     try:
+        _check_actors_live(address)
         yield
     finally:
         ray.shutdown()
+
+
+class _Probe:
+    """An actor that does nothing."""
+
+
+def _check_actors_live(address: str) -> None:
+    """Raises ConfigError where the cluster ends this program's actors at once, as one of another token mode does.
+
+    It can't ask the program whether they are still wanted then, and takes that for a no.
+    """
+    import ray
+
+    actor: Any = ray.remote(num_cpus=0)(_Probe)
+    probe = actor.remote()
+    try:
+        ray.get(probe.__ray_ready__.remote())
+    except ray.exceptions.RayActorError as error:
+        raise ConfigError(
+            f"cluster.address={address}: the cluster ends this program's actors before they run; it may have been "
+            f"started with another RAY_AUTH_MODE than this program's ({os.environ.get('RAY_AUTH_MODE', 'none')})"
+        ) from error
 
 
 def check_address(address: str, timeout_s: float = 5.0) -> None:

@@ -12,7 +12,6 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from configs.schema import ModelConfig, RunConfig
-from rl.actors import running
 from rl.types import Group, Prompt
 from rl.worker import Draw, RolloutWorker
 
@@ -49,7 +48,6 @@ class Rollouts:
 
     def wait_until_ready(self) -> list[int]:
         """Process ids of the workers. Raises what a constructor raised."""
-        self.workers = running(self.workers, self._spawn)
         return ray.get([worker.ready.remote() for worker in self.workers])
 
     def publish(self, weights_ref: Any, version: int) -> None:

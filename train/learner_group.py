@@ -10,7 +10,6 @@ import numpy as np
 import ray
 
 from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, RunConfig
-from rl.actors import running
 from rl.advantages import Sample
 from rl.packing import pack
 from rl.statistics import UpdateSums
@@ -30,18 +29,14 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, model: ModelConfig, placement: Sequence[dict[str, Any]]):
         self.config = config
-        self._arguments = (config, model)
-        self._placement = placement
-        self.ranks = [self._spawn(rank) for rank in range(len(placement))]
-        self.expert_load_E: list[float] | None = None  # choices per token, of the previous update
-
-    def _spawn(self, rank: int) -> Any:
         actor: Any = ray.remote(Learner)
-        return actor.options(**self._placement[rank]).remote(*self._arguments, rank)
+        self.ranks: list[Any] = [
+            actor.options(**options).remote(config, model, rank) for rank, options in enumerate(placement)
+        ]
+        self.expert_load_E: list[float] | None = None  # choices per token, of the previous update
 
     def connect(self) -> list[int]:
         """Form the process group. Returns the ranks' process ids."""
-        self.ranks = running(self.ranks, self._spawn)
         host, port = ray.get(self.ranks[0].address.remote())
         return self._all("connect", host, port)
 

@@ -18,9 +18,10 @@ from tests.conftest import ROOT
 from tests.launch.cluster import free_ports
 
 
-def session(todo: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], list[dict]]:
+def session(todo: str, *arguments: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], list[dict]]:
     """Run tests.launch.session in a process group of its own; its JSON lines."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    environment |= variables
     done = subprocess.run(
         [sys.executable, "-m", "tests.launch.session", todo, *arguments],
         cwd=ROOT,
@@ -84,6 +85,11 @@ def test_attaching_spreads_over_the_nodes_and_leaves_the_cluster_running(two_nod
         assert alive([pid for pid, _ in started["actors"]], wait_s=20) == []
         nodes.append({node for _, node in started["actors"]})
     assert nodes[0] == nodes[1]
+
+
+def test_a_cluster_of_another_token_mode_is_refused(two_nodes):
+    done, _ = session("attach", two_nodes, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5f" * 32)
+    assert done.returncode == 2 and "RAY_AUTH_MODE" in done.stderr.splitlines()[-1], done.stderr
 
 
 def test_an_address_without_a_cluster_is_refused_at_once():

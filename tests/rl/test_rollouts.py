@@ -7,12 +7,10 @@ import signal
 
 import pytest
 import ray
-from ray.exceptions import RayActorError
 
 from configs.schema import DataConfig, ModelConfig, PromptStyle, RewardsConfig, RolloutConfig, RunConfig, TaskConfig
 from model.network import MiniMax
 from model.tokenizer import load_tokenizer
-from rl.actors import running
 from rl.prompts import training_stream
 from rl.rollouts import Rollouts
 from rl.worker import Draw, RolloutWorker
@@ -132,29 +130,3 @@ def test_forced_answers_are_left_out_of_the_loss(prompts):
             RolloutWorker(config, MODEL, "bytes")
     finally:
         worker.close()
-
-
-class Sick:
-    def __init__(self, healthy: bool, broken: bool = False):
-        if broken:
-            raise ValueError("planted")
-        if not healthy:
-            os._exit(1)
-
-
-def test_an_actor_that_never_ran_is_asked_for_again():
-    actor = ray.remote(Sick)
-    spawned = []
-
-    def spawn(index):
-        spawned.append(index)
-        return actor.options(num_cpus=0).remote(healthy=True)
-
-    first, second = running([spawn(0), actor.options(num_cpus=0).remote(healthy=False)], spawn)
-    assert spawned == [0, 1]
-    ray.get([first.__ray_ready__.remote(), second.__ray_ready__.remote()])
-    with pytest.raises(RayActorError, match="planted"):
-        running([actor.options(num_cpus=0).remote(healthy=True, broken=True)], spawn)
-    assert spawned == [0, 1], "a constructor that raises is no accident"
-    with pytest.raises(RayActorError):
-        running([actor.remote(healthy=False)], lambda index: actor.options(num_cpus=0).remote(healthy=False))

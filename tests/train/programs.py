@@ -22,10 +22,12 @@ class Program:
 
     def __init__(self, module: str, *overrides: str):
         self.mark = uuid.uuid4().hex
+        # A Ray of the tests' own process leaves its token mode behind, which is not that of the program's cluster.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *overrides],
             cwd=ROOT,
-            env={**os.environ, MARK: self.mark, "HF_HUB_OFFLINE": "1"},
+            env={**environment, MARK: self.mark, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
