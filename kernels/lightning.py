@@ -146,7 +146,20 @@ def lightning_recurrent(
 
 
 def lightning_decode(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
-    """One token a sequence; `state_BHDD` (float32, contiguous) is updated in place. Returns o [B, H, D]."""
+    """One token a sequence; `state_BHDD` (float32, contiguous) is updated in place. Returns o [B, H, D].
+
+    Runs in Triton on CUDA; elsewhere the torch reference.
+    """
+    if state_BHDD.is_cuda:
+        from kernels.lightning_decode_triton import lightning_decode_triton
+
+        return lightning_decode_triton(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
+    return lightning_decode_reference(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
+
+
+def lightning_decode_reference(
+    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor
+) -> Tensor:
     q, k, v = (x.to(state_BHDD.dtype) for x in (q_BHD, k_BHD, v_BHD))
     # Two passes over the state instead of the three of a batched product added to it.
     state_BHDD.mul_(torch.exp(-slopes_H.to(state_BHDD.dtype))[:, None, None]).addcmul_(k[..., None], v[..., None, :])

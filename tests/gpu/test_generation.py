@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.lightning import lightning_decode, lightning_decode_reference
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
 from model.generation.requests import Interruption, Request
 from model.network import MiniMax
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
+from tests.kernels.test_paged import check_triton
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -28,6 +30,27 @@ def small() -> MiniMax:
     with torch.no_grad():
         made.lm_head.weight.mul_(6)
     return made
+
+
+def test_paged_attention_kernels():
+    check_triton("cuda")
+
+
+@pytest.mark.parametrize(("batch", "heads", "dim"), [(1, 1, 16), (5, 3, 64), (64, 16, 64), (7, 4, 96), (9, 2, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lightning_decode_kernel(batch, heads, dim, dtype):
+    generator = torch.Generator(GPU).manual_seed(0)
+    q, k, v = torch.randn(batch, heads, 3 * dim, device=GPU, dtype=dtype, generator=generator).split(dim, -1)
+    state = torch.randn(batch, heads, dim, dim, device=GPU, generator=generator)
+    slopes = torch.linspace(5e-5, 0.9, heads, dtype=torch.float64, device=GPU)
+    exact = state.double()
+    expected = lightning_decode_reference(q.double(), k.double(), v.double(), slopes, exact)
+    out = lightning_decode(q, k, v, slopes, state)
+    torch.testing.assert_close(state.double(), exact, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-4 if dtype is torch.float32 else 0.3
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance / 10, atol=tolerance)
+    with pytest.raises(ValueError, match="strides"):
+        lightning_decode(q.contiguous(), k, v, slopes, state)
 
 
 def mixed(**options) -> list[Request]:
