@@ -69,8 +69,9 @@ def test_head_logprobs(temperature, monkeypatch):
 
 def test_head_logprobs_in_float32_are_accurate_at_real_logits():
     """1e-5 absolute against float64, logits of +-20 and a vocabulary of 20,000."""
-    hidden, weight = torch.randn(64, 256), torch.randn(20_000, 256) * 0.4
-    targets = torch.randint(0, 20_000, (64,))
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(64, 256, generator=generator), torch.randn(20_000, 256, generator=generator) / 4
+    targets = torch.randint(0, 20_000, (64,), generator=generator)
     ours, _ = head_logprobs(hidden, weight, targets)
     exact, _ = head_logprobs(hidden.double(), weight.double(), targets)
     assert (ours.double() - exact).abs().max() < 1e-5
