@@ -20,6 +20,7 @@ BYTES = "bytes"
 _END_DOCUMENT = "<end_of_document>"
 _MARKERS = (BEGIN_DOCUMENT, _END_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE)
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that Unicode gives no meaning
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # Not "special": these are the model's words, and decoding must keep them even where special tokens are skipped.
 _TAGS = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
 
@@ -75,7 +76,12 @@ def _byte_letters() -> list[str]:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of exactly this text: special tokens where the text spells them, none added."""
+    """Token ids of exactly this text: special tokens where the text spells them, none added.
+
+    Halves of surrogate pairs, which JSON can bring, are joined; one without its other half becomes U+FFFD.
+    """
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return tokenizer.encode(text, add_special_tokens=False)
 
 

@@ -30,6 +30,13 @@ def test_the_release():
     assert len(written.keys() & released.keys()) > 25
 
 
+@needs_release
+@pytest.mark.parametrize("model_type", ["minimax_m1", "minimax_text_01", "MiniMaxM1", "MiniMaxText01"])
+def test_text_01_and_m1_are_one_architecture(model_type):
+    released = json.loads((RELEASE / "config.json").read_text())
+    assert from_hf({**released, "model_type": model_type}) == read_config(RELEASE)
+
+
 @needs_oracle
 @pytest.mark.parametrize("name", FIXTURES)
 def test_both_spellings_of_a_fixture(name):

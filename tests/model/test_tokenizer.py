@@ -41,11 +41,17 @@ def test_ids_are_the_bytes(text):
     assert encode(TOKENIZER, text) == list(text.encode())
 
 
-@given(st.lists(st.integers(0, 263)))
+@given(st.lists(st.integers(0, ModelConfig().vocab_size - 1)))
 @settings(deadline=None)
 def test_any_ids_decode(ids):
+    """Those too by which a model's vocabulary is larger than the tokenizer's."""
     text = decode(TOKENIZER, np.array(ids, dtype=np.int32))
     assert isinstance(text, str)
+
+
+@pytest.mark.parametrize("text, read", [("a\ud83db", "a\ufffdb"), ("\ud83d\ude00", "\U0001f600"), ("\udc00", "\ufffd")])
+def test_halves_of_surrogate_pairs_end_no_run(text, read):
+    assert decode(TOKENIZER, encode(TOKENIZER, text)) == read
 
 
 def test_tags_and_markers_are_single_tokens_within_the_smallest_vocabulary():
