@@ -81,7 +81,8 @@ def ranks(tmp_path_factory) -> tuple[Path, list[dict[str, int]]]:
     folder = tmp_path_factory.mktemp("partitions")
     save(folder / "given", MODEL, MiniMax(MODEL).initialize(3).named_parameters(), max_shard_bytes=SHARD)
     # Large blocks go back to the system when freed: what is measured is what the code holds, not the allocator.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     port = str(free_port())
     processes = [
         subprocess.Popen(
