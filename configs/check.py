@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 
 from configs.errors import ConfigError
@@ -50,12 +51,14 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     at_least = {
         0: "seed steps warm_start.steps evaluation.problems evaluation.every learner.threads rollout.threads "
         "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
-        "rewards.overlong_cache_tokens algorithm.max_refills sampling.top_k sampling.min_tokens "
-        "sampling.thinking_tokens rollout.kv_tokens",
+        "rewards.box_weight rewards.tools_weight rewards.language_weight rewards.length_weight "
+        "rewards.length_min_tokens rewards.length_max_tokens rewards.overlong_cache_tokens algorithm.max_refills "
+        "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
         "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.world_size "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
-        "rewards.processes rewards.memory_mb",
+        "rewards.processes rewards.memory_mb rewards.max_queue",
+        64: "rewards.code.memory_mb",
         2: "algorithm.group_size",
         _MIN_OBJECT_STORE_MB: "cluster.object_store_mb",
     }
@@ -64,7 +67,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             value = _value(config, key)
             if not value >= least:
                 yield f"{key}={value}: must be at least {least}"
-    for key in ("sampling.temperature", "evaluation.temperature", "rewards.timeout_s"):
+    for key in ("sampling.temperature", "evaluation.temperature", "rewards.timeout_s", "rewards.code.timeout_s"):
         value = _value(config, key)
         if not 0 < value < math.inf:
             yield f"{key}={value}: must be above 0"
@@ -188,6 +191,11 @@ def _rewards(config: RunConfig) -> Iterator[str]:
     rewards = config.rewards
     if not rewards.clip_min < rewards.clip_max:
         yield f"rewards.clip_min={rewards.clip_min}: must be below rewards.clip_max={rewards.clip_max}"
+    if 0 < rewards.length_max_tokens < rewards.length_min_tokens:
+        yield (
+            f"rewards.length_max_tokens={rewards.length_max_tokens}: below "
+            f"rewards.length_min_tokens={rewards.length_min_tokens}; 0 sets no upper bound"
+        )
     cache, limit = rewards.overlong_cache_tokens, config.sampling.max_tokens
     if rewards.overlong_weight and not 0 < cache <= limit:
         yield (
@@ -205,5 +213,4 @@ def _system(config: RunConfig) -> Iterator[str]:
 
 
 def _value(config: RunConfig, key: str) -> float:
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(config, section) if section else config, name)
+    return operator.attrgetter(key)(config)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from rewards.code import CodeOptions
 from rewards.format import format_score
 from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
 from rewards.judgement import Call, Decision
 from rewards.math import check_gold, check_golds
 from rewards.overlong import overlong_penalty
 from rewards.registry import check_verifier, judge
+from rewards.rules import box_score, language_score, length_score, tools_score
 from rewards.verdict import Problem, Response, Status, Verdict
 
 __all__ = ["Grader", "check_gold", "check_golds", "check_verifier"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class Grader:
@@ -36,23 +44,50 @@ class Grader:
         overlong_cache_tokens: int = 0,
         clip_min: float = -1.0,
         clip_max: float = 1.0,
+        box_weight: float = 0.0,
+        tools_weight: float = 0.0,
+        language_weight: float = 0.0,
+        language: str = "latin",
+        length_weight: float = 0.0,
+        length_min_tokens: int = 0,
+        length_max_tokens: int = 0,
         processes: int = 1,
         timeout_s: float = 5.0,
         memory_mb: int = 1024,
+        max_queue: int = 10_000,
+        code: CodeOptions | dict[str, Any] | None = None,
     ):
         if clip_min > clip_max:
             raise ValueError(f"clip_min={clip_min}: above clip_max={clip_max}")
-        self.weights = {"correct": correct_weight, "format": format_weight, "overlong": overlong_weight}
-        self.overlong_cache_tokens = overlong_cache_tokens
+        self.weights = {
+            "correct": correct_weight,
+            "format": format_weight,
+            "overlong": overlong_weight,
+            "box": box_weight,
+            "tools": tools_weight,
+            "language": language_weight,
+            "length": length_weight,
+        }
+        self._shapes: dict[str, Callable[[Response], float]] = {
+            "format": lambda r: format_score(r.text),
+            "overlong": lambda r: overlong_penalty(r.tokens, r.max_tokens, overlong_cache_tokens),
+            "box": lambda r: box_score(r.text),
+            "tools": lambda r: tools_score(r.text),
+            "language": lambda r: language_score(r.text, language),
+            "length": lambda r: length_score(r.tokens, length_min_tokens, length_max_tokens),
+        }
+        self.code = code if isinstance(code, CodeOptions) else CodeOptions(**(code or {}))
+        self.isolation: str | None = None  # level of the sandbox that has judged code
         self.clip_min, self.clip_max = clip_min, clip_max
-        self._pool = IsolatedPool(processes, timeout_s, memory_mb)
+        self._pool = IsolatedPool(processes, timeout_s, memory_mb, max_queue)
         self._lock = threading.Lock()
         self._counts = {"graded": 0, "library_calls": 0, "timeouts": 0, "infra_errors": 0}
         self._latency_total = self._latency_max = 0.0
 
     def submit(self, problem: Problem, response: Response) -> Future[Verdict]:
-        """Never waits for a verification. Raises ValueError for an unknown verifier, RuntimeError once closed."""
-        judgement = judge(problem, response)
+        """Waits for no verification, only for room while `max_queue` of them wait. Raises ValueError for an unknown
+        verifier or a problem whose tests can't be used, RuntimeError once closed."""
+        judgement = judge(problem, response, self.code)
         promise: Future[Verdict] = Future()
         promise.set_running_or_notify_cancel()  # a verification under way isn't cancelled
         if isinstance(judgement, Decision):
@@ -72,6 +107,10 @@ class Grader:
 
     def grade(self, problem: Problem, response: Response) -> Verdict:
         return self.submit(problem, response).result()
+
+    async def grade_async(self, problem: Problem, response: Response) -> Verdict:
+        """For asyncio: the event loop goes on meanwhile."""
+        return await asyncio.wrap_future(await asyncio.to_thread(self.submit, problem, response))
 
     def stats(self, reset: bool = False) -> dict[str, float]:
         """Counts since the start or the last reset: responses graded, isolated calls with their latency in seconds
@@ -100,16 +139,17 @@ class Grader:
         self.close()
 
     def _call(self, judgement: Call) -> Future[Any]:
-        return self._pool.submit(judgement.function, judgement.args, judgement.preload)
+        return self._pool.submit(judgement.function, judgement.args, judgement.preload, judgement.timeout_s)
 
     def _judged(self, response: Response, call: Future[Any]) -> Verdict:
         error = call.exception()
         if error is None:
             result = call.result()
-            found = result if isinstance(result, dict) else {"correct": result is True}
+            found: dict[str, Any] = result if isinstance(result, dict) else {"correct": result is True}
+            self._note_isolation(found.get("isolation"))
             if not found["correct"] and not found.get("error"):
                 found = {**found, "error": "not the answer"}
-            return self._verdict(response, found)
+            return self._verdict(response, found, Status.timeout if found.get("timeout") else None)
         if isinstance(error, CallTimeout):
             return self._verdict(response, {"correct": False, "error": f"verification {error}"}, Status.timeout)
         if isinstance(error, CallOutOfMemory):
@@ -118,15 +158,22 @@ class Grader:
             return Verdict(None, False, Status.infra_error, {}, f"the verifier failed: {error}")
         raise error
 
+    def _note_isolation(self, level: str | None) -> None:
+        if level is not None and level != self.isolation:
+            self.isolation = level
+            _log.log(
+                logging.INFO if level == "bwrap" else logging.WARNING,
+                "judged code runs in a sandbox of level %s%s",
+                level,
+                "" if level == "bwrap" else "; bwrap (package bubblewrap) would keep it further away",
+            )
+
     def _verdict(self, response: Response, found: dict[str, Any], status: Status | None = None) -> Verdict:
         correct = bool(found["correct"])
         if found.get("masked"):
             return Verdict(None, correct, Status.infra_error, found["parts"], found["error"])
         parts: dict[str, float] = {"correct": float(correct), **found.get("parts", {})}
-        if self.weights["format"]:
-            parts["format"] = format_score(response.text)
-        if self.weights["overlong"]:
-            parts["overlong"] = overlong_penalty(response.tokens, response.max_tokens, self.overlong_cache_tokens)
+        parts.update({name: shape(response) for name, shape in self._shapes.items() if self.weights[name]})
         reward = sum(weight * parts[name] for name, weight in self.weights.items() if weight)
         reward = min(self.clip_max, max(self.clip_min, reward))
         status = status or (Status.passed if correct else Status.failed)

@@ -20,11 +20,14 @@ __all__ = ["CallOutOfMemory", "CallRaised", "CallTimeout", "IsolatedPool", "Work
 
 class IsolatedPool:
     """`processes` workers; every call has `timeout_s` seconds of wall time and `memory_mb` MB of address space
-    above what its process takes when idle (Linux; elsewhere only the deadline holds)."""
+    above what its process takes when idle (Linux; elsewhere only the deadline holds). At most `max_queue` calls wait;
+    the next one's caller waits for room."""
 
-    def __init__(self, processes: int = 1, timeout_s: float = 5.0, memory_mb: int = 1024):
-        if processes < 1 or timeout_s <= 0 or memory_mb < 1:
-            raise ValueError(f"processes={processes}, timeout_s={timeout_s}, memory_mb={memory_mb}: must be positive")
+    def __init__(self, processes: int = 1, timeout_s: float = 5.0, memory_mb: int = 1024, max_queue: int = 10_000):
+        if processes < 1 or timeout_s <= 0 or memory_mb < 1 or max_queue < 1:
+            given = f"processes={processes}, timeout_s={timeout_s}, memory_mb={memory_mb}, max_queue={max_queue}"
+            raise ValueError(f"{given}: must be positive")
+        self._room = threading.Semaphore(max_queue)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -33,17 +36,22 @@ class IsolatedPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, function: str, args: Sequence[Any], preload: Sequence[str] = ()) -> Future[Any]:
+    def submit(
+        self, function: str, args: Sequence[Any], preload: Sequence[str] = (), timeout_s: float | None = None
+    ) -> Future[Any]:
         """Run `function` ("module:name") on `args`, which must be JSON, as must be what it returns.
 
         The function's module and those in `preload` are imported before the deadline starts to count. The
-        future raises CallTimeout, CallOutOfMemory, CallRaised or WorkerDied. Never waits.
+        future raises CallTimeout, CallOutOfMemory, CallRaised or WorkerDied. Waits only while the queue is full.
+        `timeout_s` is this call's own deadline. Raises RuntimeError once closed.
         """
         future: Future[Any] = Future()
+        self._room.acquire()
         with self._lock:
             if self._closed:
+                self._room.release()
                 raise RuntimeError("the pool is closed")
-            self._jobs.put(Job(function, args, preload, future))
+            self._jobs.put(Job(function, args, preload, future, timeout_s))
         return future
 
     def depth(self) -> int:
@@ -71,6 +79,7 @@ class IsolatedPool:
 
     def _manage(self, worker: Process) -> None:
         while (job := self._jobs.get()) is not None:
+            self._room.release()
             if not job.future.set_running_or_notify_cancel():
                 continue
             try:

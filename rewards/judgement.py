@@ -24,3 +24,4 @@ class Call:
     function: str
     args: tuple[Any, ...]
     preload: tuple[str, ...] = ()
+    timeout_s: float | None = None  # instead of the pool's

@@ -39,6 +39,7 @@ class Job(NamedTuple):
     args: Sequence[Any]
     preload: Sequence[str]
     future: Future[Any]
+    timeout_s: float | None = None
 
 
 class Process:
@@ -63,7 +64,7 @@ class Process:
                 raise
             channel, answer = self._begin(job)  # it died idle, not of this call
         if not answer:
-            answer = self._result(channel)
+            answer = self._result(channel, job.timeout_s or self.timeout_s)
         if "raised" in answer:
             raise CallRaised(answer["raised"])
         if "memory" in answer:
@@ -82,12 +83,12 @@ class Process:
             self.stop()
             raise WorkerDied(f"the isolated process didn't take the call: {error}") from error
 
-    def _result(self, channel: Channel) -> dict[str, Any]:
+    def _result(self, channel: Channel, timeout_s: float) -> dict[str, Any]:
         try:
-            return channel.receive(self.timeout_s)
+            return channel.receive(timeout_s)
         except DeadlinePassed as error:
             self.stop()
-            raise CallTimeout(f"not done after {self.timeout_s:g} s") from error
+            raise CallTimeout(f"not done after {timeout_s:g} s") from error
         except ChannelClosed as error:
             self.stop()
             raise WorkerDied(f"the isolated process ended: {error}") from error

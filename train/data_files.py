@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.schema import DataConfig
+from rewards.code import check_answer
 from rewards.math import check_golds
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -33,8 +34,10 @@ def check_source(key: str, source: str, data: DataConfig) -> None:
         golds[where] = _gold(where, str(row[data.answer_key]), data)
     if not golds:
         raise ConfigError(f"{key}={source}: has no rows")
-    if data.verifier == "math":
-        for where, problem in zip(golds, check_golds(list(golds.values())), strict=True):
+    if data.verifier in ("math", "code"):
+        texts = list(golds.values())
+        wrong = check_golds(texts) if data.verifier == "math" else [check_answer(text) for text in texts]
+        for where, problem in zip(golds, wrong, strict=True):
             if problem:
                 raise ConfigError(f"{where}: {data.answer_key}: {problem}; see data.answer_pattern")
 

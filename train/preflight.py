@@ -114,7 +114,7 @@ def _check_files(config: RunConfig) -> None:
             raise ConfigError(
                 f"data.answer_pattern={data.answer_pattern}: needs a group around the answer, as in '#### (.+)'"
             )
-    if wrong := check_verifier(data.verifier):
+    if wrong := check_verifier(data.verifier, config.rewards.code.min_isolation.value):
         raise ConfigError(f"data.verifier={data.verifier}: {wrong}")
     for key, source in (("data.train", data.train), ("data.eval", data.eval)):
         if source:

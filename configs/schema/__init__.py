@@ -3,8 +3,10 @@
 from configs.schema.algorithm import AlgorithmConfig, Anchor, Normalization, OptimizerConfig, Schedule, WarmStartConfig
 from configs.schema.data import (
     ChatTemplate,
+    CodeConfig,
     DataConfig,
     EvaluationConfig,
+    Isolation,
     PromptStyle,
     RewardsConfig,
     SamplingConfig,
@@ -31,8 +33,10 @@ __all__ = [
     "ChatTemplate",
     "CheckpointConfig",
     "ClusterConfig",
+    "CodeConfig",
     "DataConfig",
     "EvaluationConfig",
+    "Isolation",
     "LearnerConfig",
     "ModelConfig",
     "ModelSection",

@@ -17,6 +17,14 @@ class PromptStyle(str, Enum):
     compact = "compact"  # the bare expression, for models that read characters
 
 
+class Isolation(str, Enum):
+    """Sandboxes for judged code, from the strictest to the least strict."""
+
+    bwrap = "bwrap"
+    unshare = "unshare"
+    rlimits = "rlimits"
+
+
 @dataclass
 class TaskConfig:
     """One family of generated problems. `params` go to the family's generator, which checks their names."""
@@ -50,16 +58,33 @@ class DataConfig:
 
 
 @dataclass
+class CodeConfig:
+    min_isolation: Isolation = Isolation.rlimits  # a sandbox of a lower level is refused
+    timeout_s: float = 6.0  # of all tests of an answer; of each case of a program
+    memory_mb: int = 512  # address space of the judged process
+    partial: bool = False  # the fraction of tests that pass instead of all or nothing
+
+
+@dataclass
 class RewardsConfig:
     correct_weight: float = 1.0
     format_weight: float = 0.0  # a closed think block with an answer after it
     overlong_weight: float = 0.0  # DAPO's soft overlong penalty
     overlong_cache_tokens: int = 0  # tokens before the limit where the penalty begins
+    box_weight: float = 0.0  # exactly one closed \boxed{} after the thinking
+    tools_weight: float = 0.0  # tool calls, if any, in MiniMax-M1's syntax
+    language_weight: float = 0.0  # share of letters in the script `language`
+    language: str = "latin"  # or cjk, cyrillic, arabic ...: as Unicode names begin
+    length_weight: float = 0.0  # -1 outside length_min_tokens ... length_max_tokens
+    length_min_tokens: int = 0
+    length_max_tokens: int = 0  # 0: no upper bound
     clip_min: float = -1.0
     clip_max: float = 1.0
     processes: int = 1  # isolated verifier processes per rollout worker
     timeout_s: float = 5.0  # deadline of one verification, kept by the parent
     memory_mb: int = 1024  # address space of one verifier process above its idle size
+    max_queue: int = 10000  # verifications that wait; beyond that the rollout waits for room
+    code: CodeConfig = field(default_factory=CodeConfig)
 
 
 @dataclass

@@ -1,0 +1,116 @@
+"""Programs as answers: found in a response, and sent to a sandbox with one test after another.
+
+What is judged is the last fenced block after the last `</think>`, or all of that text if it holds no fence. Tests are
+either functions' (`setup`, `tests`: each a piece of Python that fails by raising, `entry_point`: what `candidate` means
+in them) or programs' (`cases`: pairs of standard input and expected output, compared whole, blanks at line ends
+aside). They stand in `Problem.entry`, or as JSON in `Problem.answer`; `prelude` is code put before the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rewards.answer import final_text
+from rewards.judgement import Call, Decision
+from rewards.sandbox.levels import Isolation
+from rewards.verdict import Problem
+
+MAX_CODE_CHARS = 100_000
+# The sandbox keeps the run's deadline; the isolated process's own stands behind it, with room to start a sandbox.
+_BACKSTOP_S = 45.0
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CodeOptions:
+    """`timeout_s` seconds for all tests of an answer, each of a program's cases on its own, `memory_mb` MB of address
+    space for the judged process, which is all there is of it. `partial`: the part is the passed fraction."""
+
+    min_isolation: str = "rlimits"
+    timeout_s: float = 6.0
+    memory_mb: int = 512
+    partial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_isolation not in list(Isolation):
+            raise ValueError(f"min_isolation={self.min_isolation}: one of {', '.join(Isolation)}")
+        if not 0 < self.timeout_s < float("inf") or self.memory_mb < 64:
+            raise ValueError(f"timeout_s={self.timeout_s}, memory_mb={self.memory_mb}: above 0 and at least 64")
+
+
+def judge(problem: Problem, text: str, options: CodeOptions) -> Decision | Call:
+    code = extract(text)
+    if code is None:
+        return Decision(False, "no code after </think>")
+    if len(code) > MAX_CODE_CHARS:
+        return Decision(False, f"more than {MAX_CODE_CHARS} characters of code")
+    tests = problem.entry if "tests" in problem.entry or "cases" in problem.entry else json.loads(problem.answer)
+    wrong = check_tests(tests)
+    if wrong:
+        raise ValueError(f"{problem.task}: {wrong}")
+    limits = [Isolation(options.min_isolation).value, options.timeout_s, options.memory_mb, options.partial]
+    kept = {key: tests[key] for key in ("setup", "tests", "entry_point", "cases", "prelude") if key in tests}
+    whole = _BACKSTOP_S + options.timeout_s * max(1, len(tests.get("cases", ())))
+    return Call("rewards.code_runner:grade", (code, kept, *limits), timeout_s=whole)
+
+
+def extract(text: str) -> str | None:
+    """The last fenced block, closed or not; without a fence the whole of what follows the thinking."""
+    final = final_text(text)
+    if final is None:
+        return None
+    blocks, opened = [], None
+    for fence in _FENCE.finditer(final):
+        if opened is None:
+            opened = fence.end() + 1
+        elif not fence[1]:
+            blocks.append(final[opened : fence.start()])
+            opened = None
+    if opened is not None:
+        blocks.append(final[opened:])
+    code = blocks[-1] if blocks else final
+    return code if code.strip() else None
+
+
+def check_tests(tests: Any) -> str | None:
+    """What is wrong with the tests of a problem, or None. Looks at their form and runs nothing."""
+    if not isinstance(tests, Mapping):
+        return "tests must be an object with 'tests' or 'cases'"
+    if "cases" in tests:
+        cases = tests["cases"]
+        pairs = isinstance(cases, list) and all(
+            isinstance(case, (list, tuple)) and len(case) == 2 and all(isinstance(side, str) for side in case)
+            for case in cases
+        )
+        return None if pairs and cases else "'cases' must be pairs of texts: input and output"
+    listed = tests.get("tests")
+    if not isinstance(listed, list) or not listed or not all(isinstance(test, str) for test in listed):
+        return "'tests' must be a list of pieces of Python"
+    for text in (tests.get("setup", ""), *listed):
+        try:
+            compile(text, "<tests>", "exec")
+        except (SyntaxError, ValueError, TypeError) as error:
+            return f"a test is no Python: {error}"
+    return None
+
+
+def check_answer(answer: str) -> str | None:
+    """`check_tests` for tests that stand as JSON in a data file's column."""
+    try:
+        return check_tests(json.loads(answer))
+    except ValueError as error:
+        return f"tests must be JSON: {error}"
+
+
+def humaneval(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The tests of a row of HumanEval. Its prompt, which holds imports and helpers, goes before a completion."""
+    return {"setup": row["test"], "tests": ["check(candidate)"], "entry_point": row["entry_point"]}
+
+
+def mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The tests of a row of MBPP."""
+    return {"setup": row["test_setup_code"], "tests": list(row["test_list"]), "entry_point": ""}
