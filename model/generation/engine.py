@@ -34,6 +34,7 @@ class Engine:
         max_length: tokens of the longest prompt with its response; unset: what the network or the cache allows.
         kv_tokens: tokens whose keys and values fit, all sequences together; unset: `slots` of `max_length`, or a share
             of the free memory if that is less. Where they run short the latest sequences give way and go on later.
+        page_tokens: tokens of a page of keys and values, a power of two from 16; unset: 64 on CUDA, else 16.
     `reserved` says what memory was set aside; nothing more is taken but for the passes themselves.
     """
 
@@ -47,10 +48,11 @@ class Engine:
         repetition_probability: float = 0.99,
         max_length: int | None = None,
         kv_tokens: int | None = None,
-        page_tokens: int = 16,
+        page_tokens: int | None = None,
     ):
         self.network, self.slots = sampling_precision(network.eval()), slots
         device, config, dtype = network.lm_head.weight.device, network.config, network.compute_dtype
+        page_tokens = page_tokens or (64 if device.type == "cuda" else 16)
         longest = min(max_length or config.max_position_embeddings, config.max_position_embeddings)
         pages = cache_pages(config, slots, longest, kv_tokens, page_tokens, dtype, device)
         self.max_length = min(longest, pages * page_tokens)

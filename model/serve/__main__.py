@@ -38,14 +38,17 @@ def main() -> None:
 
 def settings(arguments: list[str]) -> ServeConfig:
     """The settings of a command line of key=value. Raises ConfigError."""
+    known = vars(ServeConfig())
     for argument in arguments:
-        if "=" not in argument:
-            raise ConfigError(f"{argument}: settings are written key=value; there are {', '.join(vars(ServeConfig()))}")
+        key, equals, _ = argument.partition("=")
+        if not equals or key not in known:
+            wrong = "unknown key" if equals else "settings are written key=value"
+            raise ConfigError(f"{argument}: {wrong}; there are {', '.join(known)}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(ServeConfig), OmegaConf.from_dotlist(arguments))
         config: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     if config.checkpoint is None:
         raise ConfigError("checkpoint=null: name a folder in Hugging Face's format, or a run's")
     for key in ("slots", "max_length", "prefill_tokens", "max_waiting", "max_body_mb"):

@@ -51,7 +51,7 @@ def _same_lengths(
     print(f"{prompt} prompt tokens, {new} new, temperature 1, medians of {options.repeats}\n")
     print("| batch | ours tok/s | transformers tok/s | ratio | ms a step | floor ms | share of floor |\n|" + "---|" * 7)
     for batch in batches:
-        engine = Engine(network, batch, config.vocab_size, max_length=prompt + new, **_page_size(device))
+        engine = Engine(network, batch, config.vocab_size, max_length=prompt + new)
         rows = generation.prompts(batch, prompt, config.vocab_size)
         generation.time_engine(engine, rows, [4] * batch)
         ours: list[Timing] = []
@@ -85,18 +85,23 @@ def _mix(network: MiniMax, options: argparse.Namespace, device: torch.device) ->
         network.config.vocab_size,
         max_length=prompt + cap,
         kv_tokens=slots * 2 * middle,
-        **_page_size(device),
     )
     rows = generation.prompts(count, prompt, network.config.vocab_size)
     found = generation.time_engine(engine, rows, lengths)
-    static = sum(max(lengths[i : i + slots]) for i in range(0, count, slots))
+    batches = [(rows[i : i + slots], max(lengths[i : i + slots])) for i in range(0, count, slots)]
     print(
         f"\nMix: {count} requests, lengths log-normal with median {middle} and cap {cap}, {slots} slots: "
         f"{found.rate:,.0f} tok/s, {found.occupancy:.1%} of the slots in use until the queue was empty, "
-        f"{engine.stats.steps} steps (batches one after the other: {static}), "
-        f"{engine.stats.preemptions} preemptions\n",
+        f"{engine.stats.steps} steps (batch after batch, each to its longest: {sum(n for _, n in batches)}), "
+        f"{engine.stats.preemptions} preemptions",
         flush=True,
     )
+    if device is CPU and not options.no_peer:
+        peer = generation.peer(network.config, device)
+        seconds = sum(generation.time_peer(peer, part, longest).seconds for part, longest in batches)
+        rate = sum(lengths) / seconds
+        print(f"transformers, batch after batch: {rate:,.0f} tok/s of these responses; ratio {found.rate / rate:.1f}")
+    print(flush=True)
     del engine
     _collect()
 
@@ -126,7 +131,7 @@ def _step_at(network: MiniMax, batch: int, context: int) -> float:
         network.config.vocab_size,
         max_length=context + 128,
         kv_tokens=batch * (context + 128),
-        page_tokens=64,
+        page_tokens=64,  # as the contexts are cut below
     )
     rows = generation.prompts(batch, 64, network.config.vocab_size)
     for sequence in _begin(engine, rows):
@@ -152,10 +157,6 @@ def _begin(engine: Engine, rows: np.ndarray) -> list:
 def _all_softmax(config: ModelConfig) -> ModelConfig:
     fields = {name: value for name, value in vars(config).items() if name in ModelConfig.__dataclass_fields__}
     return ModelConfig(**(fields | {"attn_type_list": [1] * config.num_hidden_layers}))
-
-
-def _page_size(device: torch.device) -> dict[str, int]:
-    return {"page_tokens": 64} if device.type == "cuda" else {}
 
 
 def _collect() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -71,9 +71,7 @@ def prompts(count: int, length: int, vocabulary: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, vocabulary, (count, length))
 
 
-def time_engine(
-    engine: Engine, rows: np.ndarray, lengths: Sequence[int], patience: Callable[[int], bool] | None = None
-) -> Timing:
+def time_engine(engine: Engine, rows: np.ndarray, lengths: Sequence[int]) -> Timing:
     """All responses at once, each from a prompt of its own and of exactly its length, at temperature 1."""
     synchronize(engine)
     started = time.perf_counter()

@@ -63,7 +63,7 @@ def mixed(**options) -> list[Request]:
 
 
 def engine_for(made: MiniMax, slots: int = 100, **options) -> Engine:
-    return Engine(made, slots, 5, page_tokens=64, **{"max_length": 400, **options})
+    return Engine(made, slots, 5, **{"max_length": 400, **options})
 
 
 def run(made: MiniMax, graphs: bool = True, requests: list[Request] | None = None, **options) -> tuple[dict, Engine]:
@@ -165,7 +165,7 @@ def test_sampler_and_learner_agree_on_the_951m_model():
     made = network(config, GPU)
     with torch.no_grad():  # a policy whose probabilities are not all alike
         made.lm_head.weight.mul_(4)
-    engine = Engine(made, 64, config.vocab_size, max_length=2304, page_tokens=64)
+    engine = Engine(made, 64, config.vocab_size, max_length=2304)
     rows = np.random.default_rng(0).integers(0, config.vocab_size, (64, 128))
     for index, row in enumerate(rows):
         engine.submit(Request(index, row, [index], 2048))

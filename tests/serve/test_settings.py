@@ -1,0 +1,54 @@
+"""The server's command line: one line says what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.schema import ServeConfig
+from model.serve.__main__ import build, settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "checkpoint=null: name a folder"),
+        (["runs/x"], "runs/x: settings are written key=value"),
+        (["chekpoint=x"], "chekpoint=x: unknown key; there are checkpoint, tokenizer"),
+        (["checkpoint=x", "slots=many"], "slots: "),
+        (["checkpoint=x", "slots=0"], "slots=0: must be at least 1"),
+        (["checkpoint=x", "kv_tokens=-1"], "kv_tokens=-1: must be at least 0"),
+        (["checkpoint=x", "precision=int3"], "precision: "),
+    ],
+)
+def test_wrong_settings(arguments, message):
+    with pytest.raises(ConfigError) as refused:
+        settings(arguments)
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+def test_loopback_is_the_default():
+    assert settings(["checkpoint=x"]) == ServeConfig(checkpoint="x")
+    assert ServeConfig().host == "127.0.0.1"
+
+
+def test_checkpoints_that_cannot_be_served(tmp_path, checkpoint_folder):
+    with pytest.raises(ConfigError, match="no such folder"):
+        build(ServeConfig(checkpoint=str(tmp_path / "nowhere")))
+    config = json.loads((checkpoint_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    with pytest.raises(ConfigError, match="llama"):
+        build(ServeConfig(checkpoint=str(tmp_path), tokenizer="bytes"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError):
+        build(ServeConfig(checkpoint=str(tmp_path), tokenizer="bytes"))
+
+
+def test_a_runs_newest_checkpoint_is_found(tmp_path, checkpoint_folder):
+    for step in ("step-000001", "step-000010"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000010" / "model").symlink_to(checkpoint_folder)
+    server = build(ServeConfig(checkpoint=str(tmp_path), slots=2, max_length=64))
+    assert server.runner.engine.max_length == 64
