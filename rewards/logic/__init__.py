@@ -1,11 +1,25 @@
-"""Generated reasoning problems with checkable answers: reasoning-gym's families that withstand a policy.
+"""Generated reasoning problems with checkable answers: reasoning-gym's families that withstand a policy, and ten own.
 
 Importing this room does not import reasoning-gym (1.8 s, 100 MB); the first generated problem does.
 """
 
 from rewards.logic.compact import COMPACT, compact
+from rewards.logic.curriculum import Curriculum
 from rewards.logic.families import ADMITTED, REJECTED, Judge
 from rewards.logic.generation import check_params, generate
 from rewards.logic.judge import judge
+from rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
 
-__all__ = ["ADMITTED", "COMPACT", "REJECTED", "Judge", "check_params", "compact", "generate", "judge"]
+__all__ = [
+    "ADMITTED",
+    "COMPACT",
+    "MAX_DIFFICULTY",
+    "PUZZLES",
+    "REJECTED",
+    "Curriculum",
+    "Judge",
+    "check_params",
+    "compact",
+    "generate",
+    "judge",
+]

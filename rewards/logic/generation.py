@@ -12,6 +12,7 @@ from typing import Any
 
 from rewards.logic.compact import COMPACT
 from rewards.logic.families import ADMITTED, REJECTED, Judge
+from rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
 from rewards.verdict import Problem
 
 
@@ -20,6 +21,9 @@ def generate(family: str, params: Mapping[str, Any], seed: int, index: int) -> P
 
     Raises what `check_params` would have said as ValueError.
     """
+    if family in PUZZLES:
+        puzzle = PUZZLES[family].generate(f"{family}/{_position(seed, index)}", params.get("difficulty", 0))
+        return Problem(puzzle.question, puzzle.answer, "logic", family, {"data": puzzle.data})
     if family not in ADMITTED:
         raise ValueError(_unknown(family))
     made = dataset(family, json.dumps(dict(params), sort_keys=True))[_position(seed, index)]
@@ -53,6 +57,8 @@ def dataset(family: str, params: str) -> Any:
 
 def check_params(family: str, params: Mapping[str, Any]) -> str | None:
     """One line that says what is wrong with the family or its params; None if nothing."""
+    if family in PUZZLES:
+        return _check_puzzle(family, params)
     if family not in ADMITTED:
         return _unknown(family)
     from reasoning_gym.factory import DATASETS
@@ -70,6 +76,15 @@ def check_params(family: str, params: Mapping[str, Any]) -> str | None:
         dataset(family, json.dumps(dict(params), sort_keys=True))
     except (TypeError, ValueError) as error:
         return str(error)
+    return None
+
+
+def _check_puzzle(family: str, params: Mapping[str, Any]) -> str | None:
+    for name, value in params.items():
+        if name != "difficulty":
+            return f"{family} has no parameter {name!r}; it has: difficulty"
+        if not _fits(value, int) or not 0 <= value <= MAX_DIFFICULTY:
+            return f"{family}: difficulty={value!r} must be an int from 0 to {MAX_DIFFICULTY}"
     return None
 
 
@@ -91,4 +106,4 @@ def _fits(value: Any, kind: Any) -> bool:
 def _unknown(family: str) -> str:
     if family in REJECTED:
         return f"{family} is not admitted: {REJECTED[family]}"
-    return f"unknown family {family!r}; one of: {', '.join(sorted(ADMITTED))}"
+    return f"unknown family {family!r}; one of: {', '.join(sorted([*ADMITTED, *PUZZLES]))}"

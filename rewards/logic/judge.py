@@ -5,6 +5,7 @@ from __future__ import annotations
 from rewards.answer import final_text, same_value
 from rewards.judgement import Call, Decision
 from rewards.logic.families import ADMITTED, Judge
+from rewards.logic.puzzles import PUZZLES
 from rewards.verdict import Problem
 
 # No admitted family has longer answers; a scorer is not fed a policy's whole monologue.
@@ -16,6 +17,11 @@ def judge(problem: Problem, text: str) -> Decision | Call:
     answer = final_text(text)
     if answer is None:
         return Decision(False, "no answer after </think>")
+    if problem.task in PUZZLES:
+        if len(answer) > MAX_ANSWER_CHARS:
+            return Decision(False, f"answer of more than {MAX_ANSWER_CHARS} characters")
+        right = PUZZLES[problem.task].check(answer, problem.entry["data"])
+        return Decision(right, "" if right else "not a solution")
     if same_value(answer, problem.answer):
         return Decision(True)
     if ADMITTED[problem.task] is Judge.exact:
