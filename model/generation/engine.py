@@ -35,6 +35,8 @@ class Engine:
         kv_tokens: tokens whose keys and values fit, all sequences together; unset: `slots` of `max_length`, or a share
             of the free memory if that is less. Where they run short the latest sequences give way and go on later.
         page_tokens: tokens of a page of keys and values, a power of two from 16; unset: 64 on CUDA, else 16.
+        admit_slots: slots that are free before prompts are read; unset: an eighth, so that a pass is worth its while; 1
+            answers soonest.
     `reserved` says what memory was set aside; nothing more is taken but for the passes themselves.
     """
 
@@ -49,8 +51,10 @@ class Engine:
         max_length: int | None = None,
         kv_tokens: int | None = None,
         page_tokens: int | None = None,
+        admit_slots: int | None = None,
     ):
         self.network, self.slots = sampling_precision(network.eval()), slots
+        self.admit_slots = admit_slots or max(1, slots // 8)
         device, config, dtype = network.lm_head.weight.device, network.config, network.compute_dtype
         page_tokens = page_tokens or (64 if device.type == "cuda" else 16)
         longest = min(max_length or config.max_position_embeddings, config.max_position_embeddings)
@@ -207,7 +211,7 @@ class Engine:
     def _admit(self) -> None:
         """Read waiting prompts and give their samples the free slots, once those are worth a pass."""
         table = self.table
-        if not len(self.queue) or table.preempted or table.free < max(1, self.slots // 8):
+        if not len(self.queue) or table.preempted or table.free < self.admit_slots:
             return
         batch = self.queue.next_batch(table.free, table.spare_pages, table.running > 0)
         parts = [(waiting.reading, count) for waiting, count in batch if count]

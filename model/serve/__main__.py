@@ -81,6 +81,7 @@ def build(config: ServeConfig) -> Server:
         config.prefill_tokens,
         max_length=config.max_length,
         kv_tokens=config.kv_tokens or None,
+        admit_slots=1,
     )
     return Server(Runner(engine, tokenizer, config.max_waiting), config.name, config.max_body_mb)
 

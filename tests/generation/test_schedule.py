@@ -129,6 +129,17 @@ def test_a_long_prompt_does_not_hold_up_decoding(network):
     drain(engine)
 
 
+def test_a_free_slot_is_taken_at_once_where_that_is_wanted(network):
+    for admit_slots, started in ((1, 16), (None, 15)):
+        engine = Engine(network, 16, EOS, admit_slots=admit_slots)
+        engine.submit(Request(0, np.array([7]), list(range(15)), 9, min_tokens=9))
+        engine.step()
+        engine.submit(Request(1, np.array([8]), [5], 3))
+        engine.step()
+        assert engine.stats.started == started
+        drain(engine)
+
+
 def test_cancelled_requests_leave_nothing(network, undisturbed):
     engine = Engine(network, 6, EOS, kv_tokens=300, prefill_tokens=64)
     for request in mixed():
