@@ -157,6 +157,32 @@ def test_contradictory_shape_is_refused():
         MiniMax(ModelConfig(num_key_value_heads=3))
 
 
+def saved_bytes(network: MiniMax, length: int) -> int:
+    """What a forward pass over one sequence keeps for the backward pass, parameters aside."""
+    parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = tensor  # held, so that no address is used twice
+        return tensor
+
+    row = torch.zeros(length, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.logprobs(row, torch.tensor([0, length]))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_activation_checkpointing_keeps_little_and_linearly_much():
+    network = small(softmax_every=2)
+    everything = saved_bytes(network, 512)
+    network.checkpoint_activations = True
+    short, long = saved_bytes(network, 512), saved_bytes(network, 1024)
+    assert short < everything / 10
+    assert 1.9 < long / short < 2.1
+
+
 _MEMORY = """
 import json, re, sys, torch
 from pathlib import Path

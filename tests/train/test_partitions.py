@@ -26,8 +26,9 @@ _RANK = """
 import json, re, sys
 from pathlib import Path
 import torch
-from configs.schema import LearnerConfig, OptimizerConfig, RunConfig
+from configs.schema import LearnerConfig, ModelConfig, OptimizerConfig, RunConfig
 from model.checkpoint import read_config
+from model.layout import parameter_shapes
 from model.network import MiniMax
 from model.shards import ShardReader
 from train.learner import Learner
@@ -65,6 +66,11 @@ del network, drawn, alone
 found = {"read": bytes_read, "loaded": loaded, "same draws": same_draws}
 learner.start(str(folder / "given"), OptimizerConfig())
 found["saved"], _ = growth(lambda: learner.save(str(folder / "run"), "bytes", int(sys.argv[4])))
+small = ModelConfig(hidden_size=32, num_hidden_layers=2, tie_word_embeddings=True, shared_intermediate_size=16)
+tied = Learner(learner.config, small, rank)
+tied.start(None, OptimizerConfig())
+exported = tied.export()
+found["tied"] = exported is None if rank else exported.keys() == parameter_shapes(small).keys()
 print(json.dumps(found), flush=True)
 """
 
@@ -132,3 +138,7 @@ def test_what_is_saved_is_what_was_loaded(ranks):
 
 def test_random_weights_do_not_depend_on_the_ranks(ranks):
     assert all(rank["same draws"] for rank in ranks[1])
+
+
+def test_a_head_tied_to_the_embedding_is_one_parameter(ranks):
+    assert all(rank["tied"] for rank in ranks[1])
