@@ -13,6 +13,7 @@ _SPELLINGS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] =
     (re.compile(r"^\\\((.*)\\\)$|^\\\[(.*)\\\]$|^\$+([^$]*)\$+$", re.DOTALL), lambda m: m[1] or m[2] or m[3] or ""),
     (re.compile(r",\\!\s*|\{,\}"), ","),
     (re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))", re.ASCII), ","),
+    (re.compile(r"\\[,;:]"), " "),
     (re.compile(r"\\!|\\(?:left|right|displaystyle|big|Big|bigg|Bigg)(?![A-Za-z])"), ""),
     (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\{?\\circ\}?|°|\\degree(?![A-Za-z])"), ""),
@@ -29,6 +30,7 @@ _QUANTITIES = frozenset(
     "and or to pi dozen hundred thousand million billion trillion half halves third thirds quarter quarters percent "
     "squared cubed factorial plus minus times over mod base more less".split()
 )
+_MAGNITUDES = frozenset("dozen hundred thousand million billion trillion".split())
 _JOINED = re.compile(r"\\(?:text|mbox|mathrm)\{\s*,?\s*(?:and|or)\s*\}|,?\s\b(?:and|or)\b\s|;", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|textrm)\{([^{}]*)\}")
@@ -84,6 +86,11 @@ def number(text: str) -> Number | None:
         return Number(-over / under if sign == "-" else over / under, percent)
     value = plain_number(text.replace("- ", "-"))
     return None if value is None else Number(value, percent)
+
+
+def magnitudes(text: str) -> set[str]:
+    """Words in it that multiply a number, whether or not it reads as one."""
+    return _MAGNITUDES & set(re.findall(r"[a-z]+", text.lower()))
 
 
 def word(text: str, any_length: bool = False) -> str | None:

@@ -4,7 +4,10 @@ What is judged is the last `\\boxed{}` after the last `</think>`. Without a box 
 if that says "answer: ..." or "#### ..." or is nothing but a number. Policy where graders differ:
 
 - one answer: a list with more parts than the gold, "5 or 6", "2 != 3" or 5 6 is wrong, whatever it contains;
+- a gold that math-verify can't read (`0.\\overline{3}`) is a data error when it is loaded, with its row, never a reward;
 - exact: a decimal equals a fraction only if it is the same number; 0.333 is not 1/3, 3.14 is not pi;
+- `1.5e3` is a programmer's spelling and no answer; `1.5 \\cdot 10^3` is; a magnitude in words (`5 million`) must be
+  the gold's own;
 - a unit, a currency sign, a degree sign and thousands separators are not judged; `50%` equals 50 and 0.5;
 - `x=5` answers 5, another number on the left (`6=5`) doesn't; a ratio `1:2` equals only itself;
 - a word in `\\text{}` is compared as a word, without case; choices `C`, `(C)` and `\\text{(C)}` are equal.
@@ -18,7 +21,7 @@ from collections.abc import Sequence
 from rewards.answer import final_text
 from rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
 from rewards.judgement import Call, Decision
-from rewards.latex import number, parts, same_latex, squeeze, word
+from rewards.latex import magnitudes, number, parts, same_latex, squeeze, word
 
 MAX_ANSWER_CHARS = 500
 MAX_ANSWER_DEPTH = 20
@@ -113,6 +116,8 @@ def _evasive(answer: str, gold: str) -> str:
     """Why an answer doesn't commit to one thing of the gold's shape; empty if it does."""
     if _HEDGE.search(answer) and not _HEDGE.search(gold):
         return "the answer hedges"
+    if magnitudes(answer) != magnitudes(gold):
+        return "another order of magnitude"
     given, asked = _count(answer), _count(gold)
     if given != asked:
         return f"{given} answers where {asked} {'is' if asked == 1 else 'are'} asked for"

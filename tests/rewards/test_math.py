@@ -12,6 +12,7 @@ from rewards.grader import Grader
 from rewards.judgement import Decision
 from rewards.math import check_gold, check_golds, extract, judge
 from rewards.verdict import Problem, Response, Status, Verdict
+from tests.rewards import math_cases
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -107,13 +108,13 @@ CHEATS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+@pytest.mark.parametrize(("gold", "answer"), EQUAL + math_cases.EQUAL)
 def test_equal(grader: Grader, gold: str, answer: str) -> None:
     verdict = grade(grader, gold, f"<think>hm</think>So \\boxed{{{answer}}}.")
     assert (verdict.correct, verdict.status, verdict.reward, verdict.error) == (True, Status.passed, 1.0, "")
 
 
-@pytest.mark.parametrize(("gold", "answer"), DIFFERENT + CHEATS)
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT + math_cases.DIFFERENT + CHEATS)
 def test_different(grader: Grader, gold: str, answer: str) -> None:
     verdict = grade(grader, gold, f"\\boxed{{{answer}}}")
     assert (verdict.correct, verdict.status, verdict.reward) == (False, Status.failed, 0.0)

@@ -60,6 +60,11 @@ def contains(problem: Problem, response: Response) -> bool:
     return problem.answer in response.text
 
 
+def slow_contains(problem: Problem, response: Response) -> bool:
+    time.sleep(0.01)
+    return problem.answer in response.text
+
+
 def verdict(problem: Problem, response: Response) -> Verdict:
     return Verdict(0.25, False, Status.failed, {"style": 0.5}, "so so")
 
