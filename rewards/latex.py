@@ -88,7 +88,7 @@ def number(text: str) -> Number | None:
     return None if value is None else Number(value, percent)
 
 
-def magnitudes(text: str) -> set[str]:
+def magnitudes(text: str) -> frozenset[str]:
     """Words in it that multiply a number, whether or not it reads as one."""
     return _MAGNITUDES & set(re.findall(r"[a-z]+", text.lower()))
 

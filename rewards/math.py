@@ -4,7 +4,7 @@ What is judged is the last `\\boxed{}` after the last `</think>`. Without a box 
 if that says "answer: ..." or "#### ..." or is nothing but a number. Policy where graders differ:
 
 - one answer: a list with more parts than the gold, "5 or 6", "2 != 3" or 5 6 is wrong, whatever it contains;
-- a gold that math-verify can't read (`0.\\overline{3}`) is a data error when it is loaded, with its row, never a reward;
+- a gold that math-verify can't read (`0.\\overline{3}`) is a data error at load, named with its row, never a reward;
 - exact: a decimal equals a fraction only if it is the same number; 0.333 is not 1/3, 3.14 is not pi;
 - `1.5e3` is a programmer's spelling and no answer; `1.5 \\cdot 10^3` is; a magnitude in words (`5 million`) must be
   the gold's own;

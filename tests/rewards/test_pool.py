@@ -111,9 +111,7 @@ def test_from_the_threads_of_a_ray_actor() -> None:
         found = ray.get([actor.judge.remote(answer) for answer in answers], timeout=120)
         pids = ray.get(actor.pids.remote(), timeout=60)
         assert not any(main for _, main in found)  # none of them was the actor's main thread
-        with Grader(processes=2, timeout_s=2.0) as here:
-            assert [correct for correct, _ in found] == [_correct(here, answer) for answer in answers]
-            assert [correct for correct, _ in found] == [True, False, True, False, False]
+        assert [correct for correct, _ in found] == [True, False, True, False, False]
         ray.kill(actor)
         assert pids and eventually(lambda: not any(map(alive, pids)))
     finally:
