@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Rollouts:
         self._arguments = (config, model, tokenizer_name)
         self._placement = placement
         self.workers = [self._spawn(index) for index in range(config.rollout.workers)]
-        self._weights: tuple[Any, int] | None = None
+        self._weights: tuple[Any, ...] | None = None
         self._batches = itertools.count()
 
     def _spawn(self, index: int) -> Any:
@@ -50,13 +50,13 @@ class Rollouts:
         """Process ids of the workers. Raises what a constructor raised."""
         return ray.get([worker.ready.remote() for worker in self.workers])
 
-    def publish(self, weights_ref: Any, version: int) -> None:
-        """Hand a version of the weights (an object reference to {name: array}) to every worker.
+    def publish(self, parts: Sequence[Any], version: int) -> None:
+        """Hand a version of the weights (object references to {name: array}) to every worker.
 
         Also while a batch is collected (from `on_group`): its responses go on with them from their next token.
         """
-        self._weights = (weights_ref, version)
-        pending = {worker.load_weights.remote(weights_ref, version): i for i, worker in enumerate(self.workers)}
+        self._weights = (version, *parts)
+        pending = {worker.load_weights.remote(*self._weights): i for i, worker in enumerate(self.workers)}
         for reference, index in pending.items():
             try:
                 ray.get(reference)

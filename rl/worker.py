@@ -81,10 +81,11 @@ class RolloutWorker:
         """The process id, once constructed."""
         return os.getpid()
 
-    def load_weights(self, weights: dict[str, np.ndarray], version: int) -> None:
+    def load_weights(self, version: int, *parts: dict[str, np.ndarray]) -> None:
         """Between two steps of the engine, whatever is under way: responses go on with the new weights."""
         with self._turn, self._engine_free:
-            self.engine.load_weights(((name, torch.from_numpy(array)) for name, array in weights.items()), version)
+            named = ((name, torch.from_numpy(array)) for part in parts for name, array in part.items())
+            self.engine.load_weights(named, version)
 
     def add(self, batch: int, prompts: list[Prompt]) -> None:
         """More prompts for the `generate` of that batch, which has started or will."""

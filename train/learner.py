@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rl.objectives.supervised import supervised
 from rl.packing import MicroBatch
 from rl.statistics import UpdateSums, update_sums
 from train.partitions import build_network, whole_parameters
+from train.weights import in_parts
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,13 @@ class Learner:
         self.engine.eval()
         return [self._forward(batch)[0].cpu().numpy() for batch in batches]
 
-    def export(self) -> dict[str, np.ndarray] | None:
-        """All weights by name, on rank 0 (None elsewhere)."""
-        weights = {}
-        for name, tensor in whole_parameters(self.engine.module.network):
-            if self.rank == 0:
-                weights[name] = tensor.float().cpu().numpy().copy()
-        return weights if self.rank == 0 else None
+    def export(self) -> Iterator[dict[str, np.ndarray]]:
+        """All weights by name, in parts, from rank 0; nothing from the others, which take part in gathering."""
+        parameters = whole_parameters(self.engine.module.network)
+        if self.rank == 0:
+            yield from in_parts(parameters)
+        else:
+            deque(parameters, maxlen=0)
 
     def save(self, folder: str, tokenizer_name: str, max_shard_bytes: int = 5_000_000_000) -> None:
         """`folder`/model in Hugging Face's format and `folder`/learner with the optimizer's partitions.

@@ -75,11 +75,13 @@ class LearnerGroup:
                     anchored[index] = replace(samples[index], anchor_T=masked)
         return anchored
 
-    def export(self) -> Any:
-        """An object reference to {name: array} of all weights: they go from rank 0 to the workers directly."""
-        references = [rank.export.remote() for rank in self.ranks]
-        ray.get(references[1:])
-        return references[0]
+    def export(self) -> list[Any]:
+        """Object references to {name: array}, all weights together: they go from rank 0 to the workers directly."""
+        streams = [rank.export.remote() for rank in self.ranks]
+        parts = [list(stream) for stream in streams]
+        for other in parts[1:]:
+            ray.get(other)  # holds nothing but what went wrong
+        return parts[0]
 
     def save(self, folder: str, tokenizer_name: str) -> None:
         self._all("save", folder, tokenizer_name)

@@ -29,7 +29,7 @@ from train.learner_group import LearnerGroup
 from train.memory import total_megabytes
 from train.state import RunState, load_state, save_state
 from train.tracking import Tracker
-from train.weights import network_config, tokenizer_name, weights_folder
+from train.weights import in_parts, network_config, tokenizer_name, weights_folder
 
 
 class Run:
@@ -107,8 +107,7 @@ class Run:
 
     def publish_folder(self, folder: str) -> None:
         """Weights from disk to every worker, without a learner."""
-        weights = {name: tensor.float().numpy() for name, tensor in checkpoint.read(weights_folder(folder))}
-        self.rollouts.publish(ray.put(weights), 0)
+        self.rollouts.publish([ray.put(part) for part in in_parts(checkpoint.read(weights_folder(folder)))], 0)
 
     def evaluate(self) -> list[Group]:
         """Held-out responses under the published weights, logged and traced under the current step.

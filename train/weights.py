@@ -1,12 +1,21 @@
-"""Where weights come from: a folder in Hugging Face's format, a checkpoint of a run, or a run."""
+"""Where weights come from (a folder in Hugging Face's format, a checkpoint of a run, or a run), and how they travel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from configs.schema import ModelConfig, RunConfig
 from model.hf_config import read_config
 from train.state import finished_checkpoints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PART_BYTES = 1 << 28
 
 
 def weights_folder(path: str) -> Path:
@@ -34,3 +43,17 @@ def tokenizer_name(config: RunConfig) -> str:
         assert config.checkpoint is not None  # configs.check
         return str(weights_folder(config.checkpoint))
     return config.data.tokenizer
+
+
+def in_parts(named: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors as float32 arrays of their own, by name, in parts of about 256 MiB: no process holds them all."""
+    part: dict[str, np.ndarray] = {}
+    size = 0
+    for name, tensor in named:
+        part[name] = tensor.float().cpu().numpy().copy()
+        size += part[name].nbytes
+        if size >= _PART_BYTES:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part

@@ -45,7 +45,7 @@ def rollouts():
         made.append(found)
         network = MiniMax(MODEL).initialize(3)
         weights = {name: parameter.detach().numpy() * 3 for name, parameter in network.named_parameters()}
-        found.publish(ray.put(weights), version=5)
+        found.publish([ray.put(weights)], version=5)
         return found
 
     yield make
@@ -107,7 +107,7 @@ def test_weights_arrive_while_a_batch_is_under_way(rollouts, prompts):
 
     def publish_once(_):
         if not published:
-            published.append(found.publish(ray.put(weights), version=6))
+            published.append(found.publish([ray.put({name: array}) for name, array in weights.items()], version=6))
 
     groups = found.collect(prompts, DRAW, publish_once)
     versions = [t.versions_T.tolist() for group in groups for t in group.trajectories]

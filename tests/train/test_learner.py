@@ -61,6 +61,10 @@ def plain_step() -> tuple[dict[str, np.ndarray], float]:
     return {name: parameter.detach().numpy() for name, parameter in network.named_parameters()}, float(norm)
 
 
+def exported(learners: LearnerGroup) -> dict[str, np.ndarray]:
+    return {name: array for part in ray.get(learners.export()) for name, array in part.items()}
+
+
 @pytest.mark.parametrize(
     ("world_size", "zero_stage", "micro_batch_tokens"),
     [(1, 0, 10_000), (1, 1, 30), (2, 0, 30), (2, 1, 10_000), (2, 2, 30), (2, 3, 30)],
@@ -69,7 +73,7 @@ def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_b
     expected, norm = plain_step()
     learners = group(world_size, zero_stage, micro_batch_tokens)
     report = learners.update(samples(LENGTHS), OPTIMIZER.lr, AlgorithmConfig())
-    weights = ray.get(learners.export())
+    weights = exported(learners)
     assert report.grad_norm == pytest.approx(norm, rel=1e-4)
     assert norm > OPTIMIZER.grad_clip, "clipping takes part"
     assert report.sums.tokens == sum(LENGTHS) - 2 * len(LENGTHS)
@@ -80,9 +84,9 @@ def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_b
 
 def test_more_ranks_than_sequences(group):
     learners = group(2, 2)
-    before = ray.get(learners.export())
+    before = exported(learners)
     report = learners.update(samples([9]), OPTIMIZER.lr, AlgorithmConfig())
-    after = ray.get(learners.export())
+    after = exported(learners)
     assert report.sums.tokens == 7 and np.isfinite(report.grad_norm)
     assert any((before[name] != after[name]).any() for name in before)
 
@@ -95,11 +99,11 @@ def test_restored_learners_go_on_with_the_same_optimizer(group, tmp_path, zero_s
     learners.save(str(tmp_path), "bytes")
     load = learners.expert_load_E
     learners.update(samples(LENGTHS, seed=2), OPTIMIZER.lr, AlgorithmConfig())
-    expected = ray.get(learners.export())
+    expected = exported(learners)
     learners.start(str(tmp_path / "model"), OPTIMIZER)
     learners.restore(str(tmp_path), load)
     learners.update(samples(LENGTHS, seed=2), OPTIMIZER.lr, AlgorithmConfig())
-    for name, value in ray.get(learners.export()).items():
+    for name, value in exported(learners).items():
         np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
 
 
