@@ -56,6 +56,7 @@ def _flops_table(config: ModelConfig) -> list[str]:
         at, mean = flops_per_token(config, length), flops_per_token(config, length // 2)
         of_at, of_mean = at / deepseek_r1_flops_per_token(length), mean / deepseek_r1_flops_per_token(length // 2)
         lines.append(f"  {length:>9,}              {_short(at):>14} {of_at:>9.2%} {_short(mean):>15} {of_mean:>9.2%}")
+    lines.append("forward: 2 a multiply-add of active weights and head; a lightning head 6 D^2; softmax 4 D a token")
     lines.append("R1: 37B active parameters, 61 layers x 128 heads x 2 x (192 + 128) FLOPs a preceding token")
     return lines
 

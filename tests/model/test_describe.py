@@ -127,6 +127,7 @@ def test_program():
     command = [sys.executable, "-m", "model.describe", "model=minimax_m1"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "456.09B" in said and "45.94B" in said and "280.00 MiB" in said and "22.23%" in said
+    assert "37B active" in said and "6 D^2" in said  # the assumptions
     failed = subprocess.run([*command, "nonsense=1"], capture_output=True, text=True)
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "nonsense" in failed.stderr
 
