@@ -53,11 +53,13 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
         "rewards.box_weight rewards.tools_weight rewards.language_weight rewards.length_weight "
         "rewards.length_min_tokens rewards.length_max_tokens rewards.overlong_cache_tokens algorithm.max_refills "
+        "rewards.judge.retries rewards.judge.backoff_s rewards.judge.cache "
         "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
         "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.world_size "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
-        "rewards.processes rewards.memory_mb rewards.max_queue",
+        "rewards.processes rewards.memory_mb rewards.max_queue rewards.judge.budget "
+        "rewards.judge.concurrency rewards.judge.max_tokens rewards.judge.bias_window",
         64: "rewards.code.memory_mb",
         2: "algorithm.group_size",
         _MIN_OBJECT_STORE_MB: "cluster.object_store_mb",
@@ -67,7 +69,13 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             value = _value(config, key)
             if not value >= least:
                 yield f"{key}={value}: must be at least {least}"
-    for key in ("sampling.temperature", "evaluation.temperature", "rewards.timeout_s", "rewards.code.timeout_s"):
+    for key in (
+        "sampling.temperature",
+        "evaluation.temperature",
+        "rewards.timeout_s",
+        "rewards.code.timeout_s",
+        "rewards.judge.timeout_s",
+    ):
         value = _value(config, key)
         if not 0 < value < math.inf:
             yield f"{key}={value}: must be above 0"
@@ -196,6 +204,8 @@ def _rewards(config: RunConfig) -> Iterator[str]:
             f"rewards.length_max_tokens={rewards.length_max_tokens}: below "
             f"rewards.length_min_tokens={rewards.length_min_tokens}; 0 sets no upper bound"
         )
+    if config.data.verifier == "judge" and not (rewards.judge.url and rewards.judge.model):
+        yield "rewards.judge.url=null: data.verifier=judge asks a model; set rewards.judge.url and rewards.judge.model"
     cache, limit = rewards.overlong_cache_tokens, config.sampling.max_tokens
     if rewards.overlong_weight and not 0 < cache <= limit:
         yield (

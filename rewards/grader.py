@@ -10,10 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from rewards.answer import final_text, same_value
 from rewards.code import CodeOptions
 from rewards.format import format_score
 from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
-from rewards.judgement import Call, Decision
+from rewards.judge import Judge, JudgeError, JudgeOptions
+from rewards.judgement import Decision
 from rewards.math import check_gold, check_golds
 from rewards.overlong import overlong_penalty
 from rewards.registry import check_verifier, judge
@@ -56,6 +58,7 @@ class Grader:
         memory_mb: int = 1024,
         max_queue: int = 10_000,
         code: CodeOptions | dict[str, Any] | None = None,
+        judge: dict[str, Any] | None = None,
     ):
         if clip_min > clip_max:
             raise ValueError(f"clip_min={clip_min}: above clip_max={clip_max}")
@@ -79,15 +82,19 @@ class Grader:
         self.code = code if isinstance(code, CodeOptions) else CodeOptions(**(code or {}))
         self.isolation: str | None = None  # level of the sandbox that has judged code
         self.clip_min, self.clip_max = clip_min, clip_max
+        self._judge = Judge(JudgeOptions(**judge)) if judge and judge["url"] else None
         self._pool = IsolatedPool(processes, timeout_s, memory_mb, max_queue)
         self._lock = threading.Lock()
         self._counts = {"graded": 0, "library_calls": 0, "timeouts": 0, "infra_errors": 0}
         self._latency_total = self._latency_max = 0.0
+        self._deepest = 0
 
     def submit(self, problem: Problem, response: Response) -> Future[Verdict]:
         """Waits for no verification, only for room while `max_queue` of them wait. Raises ValueError for an unknown
         verifier or a problem whose tests can't be used, RuntimeError once closed."""
-        judgement = judge(problem, response, self.code)
+        answer = final_text(response.text)
+        asked = self._judge is not None and problem.verifier == "judge" and answer is not None
+        judgement = None if asked else judge(problem, response, self.code)
         promise: Future[Verdict] = Future()
         promise.set_running_or_notify_cancel()  # a verification under way isn't cancelled
         if isinstance(judgement, Decision):
@@ -102,7 +109,14 @@ class Grader:
             except Exception as error:  # else it would be lost in the pool's thread, and the caller wait for ever
                 promise.set_exception(error)
 
-        self._call(judgement).add_done_callback(finish)
+        if judgement is not None:
+            call = self._pool.submit(judgement.function, judgement.args, judgement.preload, judgement.timeout_s)
+        else:
+            assert self._judge is not None and answer is not None
+            call = self._judge.submit(problem.prompt, problem.answer, answer, same_value(answer, problem.answer))
+        with self._lock:
+            self._deepest = max(self._deepest, self._pool.depth())
+        call.add_done_callback(finish)
         return promise
 
     def grade(self, problem: Problem, response: Response) -> Verdict:
@@ -114,23 +128,30 @@ class Grader:
 
     def stats(self, reset: bool = False) -> dict[str, float]:
         """Counts since the start or the last reset: responses graded, isolated calls with their latency in seconds
-        (waiting included), timeouts, infrastructure errors; and how many calls wait now."""
+        (waiting included), timeouts, infrastructure errors; how many calls wait now, and how many did at
+        most. With a judge also its requests, retries, cached and failed ones, and the length bias of its grades."""
         with self._lock:
             calls = self._counts["library_calls"]
+            judged = {f"judge_{name}": count for name, count in self._judge.stats().items()} if self._judge else {}
             found = {
+                **judged,
                 **self._counts,
                 "latency_mean_s": self._latency_total / calls if calls else 0.0,
                 "latency_max_s": self._latency_max,
                 "queue_depth": self._pool.depth(),
+                "queue_depth_max": self._deepest,
             }
             if reset:
                 self._counts = dict.fromkeys(self._counts, 0)
                 self._latency_total = self._latency_max = 0.0
+                self._deepest = 0
             return found
 
     def close(self) -> None:
         """Ends the isolated processes; verdicts still pending become infrastructure errors."""
         self._pool.close()
+        if self._judge is not None:
+            self._judge.close()
 
     def __enter__(self) -> Grader:
         return self
@@ -138,14 +159,13 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, judgement: Call) -> Future[Any]:
-        return self._pool.submit(judgement.function, judgement.args, judgement.preload, judgement.timeout_s)
-
     def _judged(self, response: Response, call: Future[Any]) -> Verdict:
         error = call.exception()
         if error is None:
             result = call.result()
             found: dict[str, Any] = result if isinstance(result, dict) else {"correct": result is True}
+            if type(result) is float:  # the judge's: what isn't full marks says so by its part
+                found = {"correct": result >= 1.0, "parts": {"correct": result}, "error": f"graded {result:g}"}
             self._note_isolation(found.get("isolation"))
             if not found["correct"] and not found.get("error"):
                 found = {**found, "error": "not the answer"}
@@ -154,7 +174,7 @@ class Grader:
             return self._verdict(response, {"correct": False, "error": f"verification {error}"}, Status.timeout)
         if isinstance(error, CallOutOfMemory):
             return self._verdict(response, {"correct": False, "error": f"verification {error}"})
-        if isinstance(error, (CallRaised, WorkerDied)):
+        if isinstance(error, (CallRaised, JudgeError, WorkerDied)):
             return Verdict(None, False, Status.infra_error, {}, f"the verifier failed: {error}")
         raise error
 

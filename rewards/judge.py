@@ -19,6 +19,7 @@ import urllib.request
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -45,11 +46,12 @@ class _Passing(Exception):
 @dataclass(frozen=True)
 class JudgeOptions:
     """`url` ends before /chat/completions; the key is read from the environment variable `key_variable`. `template` is
-    the text with `$question`, `$reference`, `$response`, `$nonce`, and for `pairwise` `$first` and `$second`."""
+    a name in configs/judge or a file: text with `$question`, `$reference`, `$response`, `$nonce`, and for `pairwise`
+    `$first` and `$second`. `bias_threshold` is a correlation over the last `bias_window` answers."""
 
     url: str
     model: str
-    template: str
+    template: str = "grades"
     pairwise: bool = False
     key_variable: str = "OPENAI_API_KEY"
     timeout_s: float = 60.0
@@ -62,12 +64,17 @@ class JudgeOptions:
     bias_threshold: float = 0.3
     bias_window: int = 1000
 
+    def text(self) -> str:
+        """Of the template. Raises OSError."""
+        named = Path(__file__).resolve().parents[1] / "configs" / "judge" / f"{self.template}.txt"
+        return (named if named.is_file() else Path(self.template)).read_text()
+
 
 class Judge:
     """Any number of callers; `concurrency` requests at once, the rest wait their turn."""
 
     def __init__(self, options: JudgeOptions):
-        self.options = options
+        self.options, self._template = options, Template(options.text())
         self.bias = LengthBias(options.bias_threshold, options.bias_window)
         self._threads = ThreadPoolExecutor(options.concurrency, "judge")
         self._lock = threading.Lock()
@@ -126,7 +133,7 @@ class Judge:
         wait = self.options.backoff_s
         for attempt in range(self.options.retries + 1):
             nonce = secrets.token_hex(6)
-            prompt = Template(self.options.template).substitute(values, nonce=nonce)
+            prompt = self._template.substitute(values, nonce=nonce)
             try:
                 return _choice(self._request(prompt), nonce, choices)
             except _Passing as error:

@@ -24,9 +24,17 @@ def _exact(problem: Problem, response: Response, _: code.CodeOptions) -> Decisio
     return Decision(True) if same_value(answer, problem.answer) else Decision(False, "not the answer")
 
 
+def _by_model(problem: Problem, response: Response, _: code.CodeOptions) -> Decision:
+    """What needs no model: the rest is `Grader`'s to ask, which has one."""
+    if final_text(response.text) is None:
+        return Decision(False, "no answer after </think>")
+    raise ValueError("verifier 'judge': set rewards.judge.url and rewards.judge.model")
+
+
 VERIFIERS: dict[str, Judge] = {
     "code": lambda problem, response, options: code.judge(problem, response.text, options),
     "exact": _exact,
+    "judge": _by_model,
     "logic": lambda problem, response, _: logic.judge(problem, response.text),
     "math": lambda problem, response, _: math.judge(problem.answer, response.text),
 }

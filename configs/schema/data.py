@@ -66,6 +66,24 @@ class CodeConfig:
 
 
 @dataclass
+class JudgeConfig:
+    url: Optional[str] = None  # of an OpenAI-compatible endpoint, up to /v1; for data.verifier=judge
+    model: str = ""
+    template: str = "grades"  # in configs/judge, or a file
+    pairwise: bool = False  # -1, 0 or 1 against the gold as reference, asked in both orders; else five grades
+    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key
+    timeout_s: float = 60.0
+    retries: int = 4
+    backoff_s: float = 1.0  # before the first retry; doubled before each further one
+    budget: int = 1000000  # requests of one rollout worker
+    cache: int = 10000  # verdicts kept
+    concurrency: int = 16
+    max_tokens: int = 1024  # of the judge's reply
+    bias_threshold: float = 0.3  # correlation of grade with length, at equal correctness, that warns
+    bias_window: int = 1000  # answers it is taken over
+
+
+@dataclass
 class RewardsConfig:
     correct_weight: float = 1.0
     format_weight: float = 0.0  # a closed think block with an answer after it
@@ -85,6 +103,7 @@ class RewardsConfig:
     memory_mb: int = 1024  # address space of one verifier process above its idle size
     max_queue: int = 10000  # verifications that wait; beyond that the rollout waits for room
     code: CodeConfig = field(default_factory=CodeConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 
 @dataclass

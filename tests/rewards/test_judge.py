@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
+from rewards.grader import Grader
 from rewards.judge import Judge, JudgeError, JudgeOptions
 from rewards.length_bias import LengthBias
-from tests.conftest import ROOT
-
-GRADES = (ROOT / "configs/judge/grades.txt").read_text()
-PAIRWISE = (ROOT / "configs/judge/pairwise.txt").read_text()
+from rewards.verdict import Problem, Response, Status
 
 
 class Server(ThreadingHTTPServer):
@@ -123,7 +121,7 @@ def server() -> Iterator[Server]:
 
 def judge(server: Server, **options: Any) -> Judge:
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    defaults = {"template": GRADES, "timeout_s": 0.3, "backoff_s": 0.001, "retries": 2}
+    defaults = {"timeout_s": 0.3, "backoff_s": 0.001, "retries": 2}
     return Judge(JudgeOptions(url, "judge", **{**defaults, **options}))
 
 
@@ -177,7 +175,7 @@ def test_pairs_are_asked_in_both_orders(server: Server, prefer: str, grade: floa
         handler.say(f"{nonce(prompt)}: {'TIE' if wins is None else 'A' if wins else 'B'}")
 
     server.replies = [reply]
-    asked = judge(server, template=PAIRWISE, pairwise=True)
+    asked = judge(server, template="pairwise", pairwise=True)
     assert asked.submit("which?", "reference", "response").result() == grade
     asked.close()
     assert len(server.prompts) == 2
@@ -198,6 +196,23 @@ def test_budget_cache_and_concurrency(server: Server) -> None:
     with pytest.raises(JudgeError, match="budget of 12"):
         asked.submit("2+2?", "4", "something new").result()
     asked.close()
+
+
+def test_as_a_verifier(server: Server) -> None:
+    server.replies = [grading("4"), MISBEHAVIOUR["500"]]
+    options = {"url": f"http://127.0.0.1:{server.server_port}/v1", "model": "judge", "retries": 0}
+    problem = Problem("2+2?", "4", "judge", "t")
+    with Grader(judge=options) as grader:
+        verdict = grader.grade(problem, Response("<think>hm</think>four", 1, "eos", 9))
+        assert (verdict.reward, verdict.correct, verdict.parts["correct"]) == (0.75, False, 0.75)
+        assert "hm" not in server.prompts[0]
+        verdict = grader.grade(problem, Response("five", 1, "eos", 9))
+        assert (verdict.reward, verdict.status) == (None, Status.infra_error)
+        assert "HTTP 500" in verdict.error
+        assert not grader.grade(problem, Response("<think>four</think>", 1, "eos", 9)).correct
+        assert grader.stats()["infra_errors"] == 1
+    with Grader() as grader, pytest.raises(ValueError, match="rewards.judge.url"):
+        grader.submit(problem, Response("four", 1, "eos", 9))
 
 
 def test_close_ends_the_waiting(server: Server) -> None:
