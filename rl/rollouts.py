@@ -139,6 +139,7 @@ class Rollouts:
             "rollout/restarts": float(self.restarts),
             "verify/latency_mean_s": sum(columns["latency_mean_s"]) / len(reports),
             "verify/latency_max_s": max(columns["latency_max_s"]),
+            "verify/queue_depth": max(columns["queue_depth_max"]),
             "verify/timeouts": sum(columns["timeouts"]),
             "verify/infra_errors": sum(columns["infra_errors"]),
         }

@@ -97,6 +97,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("rollout/restarts", "count", "dead workers replaced since the run began"),
         Metric("verify/latency_mean_s", "s", "one verification: mean"),
         Metric("verify/latency_max_s", "s", "one verification: slowest"),
+        Metric("verify/queue_depth", "count", "verifications that waited at once: most, of one worker"),
         Metric("verify/timeouts", "count", "verifications stopped at their deadline"),
         Metric("verify/infra_errors", "count", "verifications that failed for reasons outside the response"),
     ],
