@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from model.generation.randomness import stream_key
 from model.tokenizer import encode, encode_filled
 from rewards import logic
 from rewards.verdict import Problem
+from rl.curriculum import Courses
 from rl.types import Prompt
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ _PATIENCE = 20_000
 
 @dataclass
 class PromptStream:
-    """Endless prompts; `position` is all there is to save and restore."""
+    """Endless prompts; `position` and the courses' state are all there is to save and restore."""
 
     draw: Callable[[int], Prompt | None]  # None: this position has no usable problem
+    courses: Courses
     position: int = 0
 
     def take(self, count: int) -> list[Prompt]:
@@ -78,8 +80,9 @@ class PromptMaker:
 
 def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptStream:
     make = PromptMaker(data, tokenizer)
+    courses = Courses(data.tasks)
     if data.tasks:
-        problem_at = _task_problems(data.tasks, seed)
+        problem_at = _task_problems(data.tasks, seed, courses)
     else:
         assert data.train is not None
         rows = read_rows(data, data.train, data.train_split)
@@ -93,7 +96,7 @@ def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: 
         kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt)
         return None if kept_back else prompt
 
-    return PromptStream(draw)
+    return PromptStream(draw, courses)
 
 
 def held_out_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Prompt]:
@@ -112,7 +115,7 @@ def _candidates(data: DataConfig, make: PromptMaker) -> Iterator[Prompt]:
         yield from _eval_file_prompts(data, make)
         return
     if data.tasks:
-        problem_at = _task_problems(data.tasks, seed=-1)
+        problem_at = _task_problems(data.tasks, -1, Courses([replace(task, curriculum=None) for task in data.tasks]))
         problems: Iterator[Problem] = (problem_at(position) for position in range(_PATIENCE))
     else:
         assert data.train is not None
@@ -128,13 +131,14 @@ def _eval_file_prompts(data: DataConfig, make: PromptMaker) -> Iterator[Prompt]:
     yield from filter(None, map(make, read_rows(data, data.eval, data.eval_split)))
 
 
-def _task_problems(tasks: list[TaskConfig], seed: int) -> Callable[[int], Problem]:
+def _task_problems(tasks: list[TaskConfig], seed: int, courses: Courses) -> Callable[[int], Problem]:
     bounds = np.cumsum([task.weight for task in tasks])
 
     def problem_at(position: int) -> Problem:
         share = stream_key("task", seed, position) % (1 << 32) / (1 << 32)
-        task = tasks[int(np.searchsorted(bounds, share * bounds[-1], side="right"))]
-        return logic.generate(task.family, task.params, seed, position)
+        index = int(np.searchsorted(bounds, share * bounds[-1], side="right"))
+        problem = logic.generate(tasks[index].family, courses.params(index), seed, position)
+        return courses.mark(problem, index)
 
     return problem_at
 

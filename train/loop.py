@@ -48,7 +48,8 @@ def collect(run: Run, step: int) -> tuple[list[Group], dict[str, float]]:
         draw = Draw(algorithm.group_size, sampling.temperature, sampling.max_tokens, seed)
         groups += run.generate(run.prompts.take(wanted), draw)
     metrics = {"groups/refills": float(refills), "time/generate_s": time.monotonic() - started}
-    return groups, {**metrics, **response_metrics(groups), **run.rollouts.metrics()}
+    levels = run.prompts.courses.record(groups)
+    return groups, {**metrics, **levels, **response_metrics(groups), **run.rollouts.metrics()}
 
 
 def learn(run: Run, groups: list[Group]) -> dict[str, float]:

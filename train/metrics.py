@@ -85,6 +85,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("eval/pass@1_high", "share", "upper end of its 95 % interval"),
         Metric("eval/tokens_mean", "tokens", "sampled tokens of a response: mean"),
         Metric("eval/thinking", "share", "responses with a non-empty think block"),
+        Metric("curriculum/<family>/level", "level", "of the parameter that follows the pass rate, for the next step"),
         Metric("eval/task/<family>/pass@1", "share", "pass@1 within one task family"),
     ],
     "Rollout workers and verifiers": [

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import ConfigError
-from configs.schema import ModelConfig, PromptStyle, RunConfig
+from configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig
 from launch.ray_cluster import check_address
 from model.hf_config import CheckpointError, differences, read_config
 from model.tokenizer import TokenizerError, load_tokenizer
 from rewards import logic
 from rewards.grader import check_verifier
+from rl.curriculum import Courses
 from rl.demonstrations import demonstration
 from rl.types import Prompt
 from train.data_files import check_source
@@ -86,7 +87,8 @@ def _check_vocabulary(config: RunConfig, model: ModelConfig) -> None:
 
 def _check_tasks(config: RunConfig) -> None:
     for index, task in enumerate(config.data.tasks):
-        if wrong := logic.check_params(task.family, task.params):
+        wrong = logic.check_params(task.family, task.params) or _check_course(task)
+        if wrong:
             raise ConfigError(f"data.tasks.{index}: {wrong}")
         problem = logic.generate(task.family, task.params, config.seed, 0)
         try:
@@ -99,6 +101,19 @@ def _check_tasks(config: RunConfig) -> None:
                 demonstration(Prompt(0, problem, np.zeros(0, np.int32)), config.data, direct=False)
         except ValueError as error:
             raise ConfigError(f"warm_start.steps={config.warm_start.steps}: {error}") from None
+
+
+def _check_course(task: TaskConfig) -> str | None:
+    """Both ends of a curriculum, which the family must take, and its rates."""
+    if task.curriculum is None:
+        return None
+    course = task.curriculum
+    try:
+        Courses([task])
+    except ValueError as error:
+        return f"{task.family}: curriculum: {error}"
+    ends = ({**task.params, course.parameter: level} for level in (course.least, course.most))
+    return next(filter(None, (logic.check_params(task.family, params) for params in ends)), None)
 
 
 def _check_files(config: RunConfig) -> None:

@@ -65,6 +65,7 @@ class Run:
         self.tokenizer = load_tokenizer(tokenizer_name(config))
         self.prompts = training_stream(config.data, self.tokenizer, config.seed)
         self.prompts.position = state.position
+        self.prompts.courses.restore(state.courses)
         self.warm_start_prompts = training_stream(config.data, self.tokenizer, config.seed)
         self.warm_start_prompts.position = state.warm_start_position
         learner, rollouts = self._parts
@@ -156,6 +157,7 @@ class Run:
         """A checkpoint of all that the run needs to go on; written aside and renamed."""
         started, state = time.monotonic(), self.state
         state.position, state.warm_start_position = self.prompts.position, self.warm_start_prompts.position
+        state.courses = self.prompts.courses.state()
         state.expert_load_E = self.learner.expert_load_E
         name = tokenizer_name(self.config)
         saved = save_state(

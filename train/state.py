@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from model.aside import written_aside
 
@@ -20,6 +21,7 @@ class RunState:
     warm_start_position: int = 0  # of the prompt streams
     position: int = 0
     expert_load_E: list[float] | None = None
+    courses: list[list[Any]] = field(default_factory=list)  # `Courses.state`
 
     @property
     def label(self) -> str:

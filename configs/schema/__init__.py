@@ -4,6 +4,7 @@ from configs.schema.algorithm import AlgorithmConfig, Anchor, Normalization, Opt
 from configs.schema.data import (
     ChatTemplate,
     CodeConfig,
+    CurriculumConfig,
     DataConfig,
     EvaluationConfig,
     Isolation,
@@ -35,6 +36,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "CodeConfig",
+    "CurriculumConfig",
     "DataConfig",
     "EvaluationConfig",
     "Isolation",

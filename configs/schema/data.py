@@ -26,12 +26,26 @@ class Isolation(str, Enum):
 
 
 @dataclass
+class CurriculumConfig:
+    """One parameter of a family that follows the policy's pass rate while training; evaluation keeps to `params`."""
+
+    parameter: str = "difficulty"
+    least: int = 0
+    most: int = 10
+    step: int = 1
+    raise_at: float = 0.8  # pass rate over `window` responses from which on it goes up by `step` ...
+    lower_at: float = 0.1  # ... and below which it goes down
+    window: int = 256
+
+
+@dataclass
 class TaskConfig:
     """One family of generated problems. `params` go to the family's generator, which checks their names."""
 
     family: str = "chain_sum"
     weight: float = 1.0
     params: Dict[str, Any] = field(default_factory=dict)
+    curriculum: Optional[CurriculumConfig] = None
 
 
 @dataclass
