@@ -30,6 +30,16 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
     return torch.zeros_like(x_TX).index_add(0, token, weighted)
 
 
+def routed_experts(x_TX: Tensor, logits_TE: Tensor, top_k: int, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor | None:
+    """Routing and experts of a decoding batch in few launches; None where that has no kernel of its own."""
+    if not x_TX.is_cuda or torch.is_grad_enabled() or x_TX.dtype != torch.bfloat16:
+        return None
+    from kernels.experts_triton import MOST_TOKENS, routed_experts_triton
+
+    fits = len(x_TX) <= MOST_TOKENS and gate_up_EJX.dtype == x_TX.dtype and _groupable(x_TX, down_EXI)
+    return routed_experts_triton(x_TX, logits_TE, top_k, gate_up_EJX, down_EXI) if fits else None
+
+
 def _groupable(x_TX: Tensor, down_EXI: Tensor) -> bool:
     """What torch's grouped GEMM takes: rows of whole 16 bytes, and not float64."""
     sizes = down_EXI.shape[1:]

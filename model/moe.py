@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
-from kernels.experts import moe_experts
+from kernels.experts import moe_experts, routed_experts
 from model.layers import Linear, at_least_float32
 
 
@@ -43,6 +43,9 @@ class MoE(nn.Module):
     def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:
         """Returns y [T, X] and the router logits [T, E] in float32 or better."""
         logits_TE = self.gate(x_TX.to(at_least_float32(x_TX.dtype)))
+        parameters = self.experts.gate_up_proj, self.experts.down_proj
+        if (routed_TX := routed_experts(x_TX, logits_TE, self.top_k, *parameters)) is not None:
+            return routed_TX, logits_TE
         weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.top_k, dim=-1)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         return self.experts(x_TX, expert_TK, weight_TK), logits_TE

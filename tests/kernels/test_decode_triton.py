@@ -1,0 +1,85 @@
+"""The kernels of a decoding step against torch: in Triton's interpreter here, on the device in tests/gpu."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kernels.experts import moe_experts
+from kernels.lightning import lightning_decode_reference
+from model.layers import RMSNorm
+
+
+def routed(tokens: int, experts: int, top_k: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Relative errors of the routed experts' kernels and of torch in the same dtype, both against float64."""
+    from kernels.experts_triton import routed_experts_triton
+
+    generator = torch.Generator().manual_seed(0)
+    x, logits = (torch.randn(tokens, n, generator=generator) for n in (64, experts))
+    logits[: tokens // 3, 1:] -= 50  # an expert for many, and experts for nobody
+    gate_up, down = (torch.randn(experts, *n, generator=generator) / 8 for n in ((96, 64), (64, 48)))
+    x, gate_up, down = (tensor.to(device, dtype) for tensor in (x, gate_up, down))
+    logits = logits.to(device)
+    with torch.no_grad():
+        found = routed_experts_triton(x, logits, top_k, gate_up, down)
+        weight, expert = logits.softmax(-1).topk(top_k, dim=-1)
+        weight = weight / weight.sum(-1, keepdim=True)
+        plain = moe_experts(x, expert, weight, gate_up, down)
+        exact = moe_experts(
+            x.double().cpu(), expert.cpu(), weight.double().cpu(), *(w.double().cpu() for w in (gate_up, down))
+        )
+    return tuple(float((out.double().cpu() - exact).norm() / exact.norm()) for out in (found, plain))  # type: ignore[return-value]
+
+
+ROUTES = [(tokens, *shape) for tokens in (1, 20) for shape in ((16, 2), (5, 1), (32, 4))]
+
+
+def check_routed(device: str, dtype: torch.dtype) -> None:
+    """At most twice torch's error."""
+    for route in ROUTES:
+        ours, theirs = routed(*route, device, dtype)
+        assert ours <= 2 * theirs, (route, ours, theirs)
+
+
+def check_lightning_decode(device: str) -> None:
+    from kernels.lightning_decode_triton import lightning_decode_triton
+
+    for batch, heads, dim in ((2, 1, 16), (5, 3, 24), (3, 2, 64)):
+        q, k, v = torch.randn(batch, heads, 3 * dim, device=device).split(dim, -1)
+        state = torch.randn(batch, heads, dim, dim, device=device)
+        slopes = torch.linspace(5e-5, 0.9, heads, dtype=torch.float64, device=device)
+        exact = state.double()
+        expected = lightning_decode_reference(q.double(), k.double(), v.double(), slopes, exact)
+        out = lightning_decode_triton(q, k, v, slopes, state)
+        torch.testing.assert_close(state.double(), exact, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match="strides"):
+            lightning_decode_triton(q.contiguous(), k, v, slopes, state)
+
+
+def check_rms_norm(device: str) -> None:
+    from kernels.rms_norm_triton import rms_norm_triton
+
+    for rows, size in ((1, 24), (33, 1024), (0, 8)):
+        norm = RMSNorm(size, 1e-5).to(device)
+        x = torch.randn(rows, size, device=device)
+        with torch.no_grad():
+            norm.weight.normal_()
+        found = rms_norm_triton(x, norm.weight.detach(), 1e-5)
+        torch.testing.assert_close(found, norm(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(
+    "check", ["check_routed('cpu', torch.float32)", "check_lightning_decode('cpu')", "check_rms_norm('cpu')"]
+)
+def test_in_the_interpreter(check):
+    script = f"import torch; from tests.kernels.test_decode_triton import *; {check}"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
