@@ -132,7 +132,7 @@ class Grader:
         most. With a judge also its requests, retries, cached and failed ones, and the length bias of its grades."""
         with self._lock:
             calls = self._counts["library_calls"]
-            judged = {f"judge_{name}": count for name, count in self._judge.stats().items()} if self._judge else {}
+            judged = {f"judge_{name}": count for name, count in self._judge.stats(reset).items()} if self._judge else {}
             found = {
                 **judged,
                 **self._counts,

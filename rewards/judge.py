@@ -80,6 +80,7 @@ class Judge:
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, float] = OrderedDict()
         self._closed = threading.Event()
+        self._spent = 0  # requests of the budget
         self._counts = {"requests": 0, "retries": 0, "cached": 0, "failed": 0}
 
     def submit(self, question: str, reference: str, response: str, correct: bool | None = None) -> Future[float]:
@@ -89,9 +90,13 @@ class Judge:
         """
         return self._threads.submit(self._grade, question, reference, response[:MAX_RESPONSE_CHARS], correct)
 
-    def stats(self) -> dict[str, float]:
+    def stats(self, reset: bool = False) -> dict[str, float]:
+        """Counts since the start or the last reset, and the length bias of the latest grades."""
         with self._lock:
-            return {**self._counts, "length_bias": self.bias.correlation()}
+            found = {**self._counts, "length_bias": self.bias.correlation()}
+            if reset:
+                self._counts = dict.fromkeys(self._counts, 0)
+            return found
 
     def close(self) -> None:
         """Ends waiting between attempts; returns when requests under way have ended."""
@@ -149,8 +154,9 @@ class Judge:
 
     def _request(self, prompt: str) -> str:
         with self._lock:
-            if self._counts["requests"] >= self.options.budget:
+            if self._spent >= self.options.budget:
                 raise JudgeError(f"the budget of {self.options.budget} requests is spent")
+            self._spent += 1
             self._counts["requests"] += 1
         body = {
             "model": self.options.model,

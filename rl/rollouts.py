@@ -129,6 +129,10 @@ class Rollouts:
         """`rollout/...` and `verify/...` of the last batch, all workers together."""
         reports = ray.get([worker.statistics.remote() for worker in self.workers])
         columns = {name: [report[name] for report in reports] for name in reports[0]}
+        judged: dict[str, float] = {}
+        if "judge_requests" in columns:
+            judged = {f"verify/{name}": sum(columns[name]) for name in ("judge_requests", "judge_failed")}
+            judged["verify/judge_length_bias"] = max(columns["judge_length_bias"])
         return {
             "rollout/occupancy": sum(columns["occupancy"]) / len(reports),
             "rollout/prefill_tokens": sum(columns["prefill_tokens"]),
@@ -142,6 +146,7 @@ class Rollouts:
             "verify/queue_depth": max(columns["queue_depth_max"]),
             "verify/timeouts": sum(columns["timeouts"]),
             "verify/infra_errors": sum(columns["infra_errors"]),
+            **judged,
         }
 
     def close(self) -> None:

@@ -101,6 +101,9 @@ TABLE: dict[str, list[Metric]] = {
         Metric("verify/queue_depth", "count", "verifications that waited at once: most, of one worker"),
         Metric("verify/timeouts", "count", "verifications stopped at their deadline"),
         Metric("verify/infra_errors", "count", "verifications that failed for reasons outside the response"),
+        Metric("verify/judge_requests", "count", "requests to the judge, retries included"),
+        Metric("verify/judge_failed", "count", "responses that the judge gave no grade"),
+        Metric("verify/judge_length_bias", "-", "correlation of its grades with length, at equal correctness: highest"),
     ],
     "Machine": [
         Metric("memory/total_mb", "MB", "memory of all the run's processes together"),
