@@ -42,7 +42,7 @@ class DecoderLayer(nn.Module):
 
     def _residual(self, x: Tensor, normed: Tensor, update: Tensor, scale: tuple[float, float]) -> Tensor:
         alpha, beta = scale
-        return (normed if self.postnorm else x) * alpha + (update if beta == 1 else update * beta)
+        return torch.add(update if beta == 1 else update * beta, normed if self.postnorm else x, alpha=alpha)
 
     def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         normed = self.mlp.jittered(self.post_attention_layernorm(x))
