@@ -3,8 +3,7 @@
     S_t = exp(-s) S_{t-1} + k_t v_t^T        o_t = q_t^T S_t        (no 1/sqrt(D) scale)
 
 Source: MiniMax-01 report (arXiv 2501.08313) and Lightning Attention-2 (arXiv 2401.04658). Decays are only ever formed
-as
-exp(-s * distance) with distance >= 0: exp(+s * i) overflows float32 for the steep heads.
+as exp(-s * distance) with distance >= 0: exp(+s * i) overflows float32 for the steep heads.
 """
 
 from __future__ import annotations
@@ -44,21 +43,49 @@ def lightning_attention(
     k_THD: Tensor,
     v_THD: Tensor,
     slopes_H: Tensor,
+    cu_seqlens: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Lightning attention over packed rows. Runs in Triton on CUDA; elsewhere the torch reference.
+
+    Args:
+        q_THD, k_THD, v_THD: [T, H, D] in any float dtype; sums run in float32 (float64 for float64 input).
+        slopes_H: [H] decay per token and head, positive, float32 or float64.
+        cu_seqlens: int [S + 1] sequence borders, from 0 to T; without it all rows are one sequence.
+        initial_state: [S, H, D, D] (key dim, value dim), float32 or float64; zeros if absent.
+    Returns: o [T, H, D] in q's dtype, and the final state [S, H, D, D] if asked for.
+    Raises: ValueError for shapes or dtypes that don't agree, or, on the CPU, if cu_seqlens does not end at T (on CUDA
+        that would wait for the device).
+    """
+    for name, x_THD in (("k", k_THD), ("v", v_THD)):
+        if x_THD.shape != q_THD.shape or x_THD.dtype != q_THD.dtype or x_THD.device != q_THD.device:
+            raise ValueError(
+                f"{name} is {tuple(x_THD.shape)} {x_THD.dtype} on {x_THD.device}, "
+                f"q {tuple(q_THD.shape)} {q_THD.dtype} on {q_THD.device}: must agree"
+            )
+    if slopes_H.shape != q_THD.shape[1:2]:
+        raise ValueError(f"slopes has shape {tuple(slopes_H.shape)}: must be one of each of {q_THD.shape[1]} heads")
+    if cu_seqlens is None:
+        cu_seqlens = torch.tensor([0, len(q_THD)], device=q_THD.device)
+    if q_THD.is_cuda and q_THD.dtype != torch.float64 and q_THD.shape[2] <= 128:
+        from kernels.lightning_triton import LightningAttention
+
+        return LightningAttention.apply(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state)
+    return lightning_reference(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state)
+
+
+def lightning_reference(
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    slopes_H: Tensor,
     cu_seqlens: Tensor,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor | None]:
-    """Lightning attention over packed rows, chunk by chunk; the torch reference.
-
-    Args:
-        q_THD, k_THD, v_THD: [T, H, D] in any float dtype; sums run in float32 (float64 for float64 input).
-        slopes_H: [H] decay per token and head, positive, float32 or float64.
-        cu_seqlens: int [S + 1] sequence borders, from 0 to T.
-        initial_state: [S, H, D, D] (key dim, value dim), float32 or float64; zeros if absent.
-    Returns: o [T, H, D] in q's dtype, and the final state [S, H, D, D] if asked for.
-    Raises: ValueError if cu_seqlens does not end at T.
-    """
+    """The same in torch, chunk by chunk; sums in float32, in float64 for float64 input."""
     tokens, heads, dim = q_THD.shape
     if int(cu_seqlens[-1]) != tokens:
         raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {tokens} tokens")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kernels.lightning import lightning_attention, lightning_decode, lightning_recurrent
+from kernels.lightning import lightning_decode, lightning_recurrent, lightning_reference
 
 H, D = 3, 8
 
@@ -20,7 +20,7 @@ def test_chunked_equals_recurrent(lengths, chunk_size):
     q, k, v = rows(sum(lengths))
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)
     initial = torch.randn(len(lengths), H, D, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    out, final = lightning_attention(q, k, v, SLOPES, cu_seqlens, initial, True, chunk_size)
+    out, final = lightning_reference(q, k, v, SLOPES, cu_seqlens, initial, True, chunk_size)
     for i, (start, end) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
         expected, state = lightning_recurrent(q[start:end], k[start:end], v[start:end], SLOPES, initial[i])
         torch.testing.assert_close(out[start:end], expected, rtol=1e-11, atol=1e-11)
@@ -33,7 +33,7 @@ def test_gradients_by_finite_differences():
     cu_seqlens = torch.tensor([0, 10, 11])
 
     def run(q, k, v, initial):
-        return lightning_attention(q, k, v, SLOPES, cu_seqlens, initial, True, chunk_size=4)
+        return lightning_reference(q, k, v, SLOPES, cu_seqlens, initial, True, chunk_size=4)
 
     assert torch.autograd.gradcheck(run, (q, k, v, initial))
 
@@ -41,7 +41,7 @@ def test_gradients_by_finite_differences():
 def test_steep_slope_over_a_long_chunk_stays_finite():
     """exp(+s * i) would reach exp(234) here, and float32 ends at exp(88)."""
     q, k, v = (x.float().requires_grad_() for x in rows(512))
-    out, _ = lightning_attention(q, k, v, SLOPES, torch.tensor([0, 512]), chunk_size=256)
+    out, _ = lightning_reference(q, k, v, SLOPES, torch.tensor([0, 512]), chunk_size=256)
     out.sum().backward()
     assert torch.isfinite(out).all() and all(torch.isfinite(x.grad).all() for x in (q, k, v))
 
@@ -58,8 +58,8 @@ def test_a_bf16_slope_would_forget_to_forget():
 
 def test_decode_continues_a_prefill():
     q, k, v = rows(20, dtype=torch.float32)
-    whole, _ = lightning_attention(q, k, v, SLOPES, torch.tensor([0, 20]))
-    _, state = lightning_attention(q[:15], k[:15], v[:15], SLOPES, torch.tensor([0, 15]), output_final_state=True)
+    whole, _ = lightning_reference(q, k, v, SLOPES, torch.tensor([0, 20]))
+    _, state = lightning_reference(q[:15], k[:15], v[:15], SLOPES, torch.tensor([0, 15]), output_final_state=True)
     for t in range(15, 20):
         out = lightning_decode(q[t : t + 1], k[t : t + 1], v[t : t + 1], SLOPES, state)
         torch.testing.assert_close(out[0], whole[t], rtol=1e-5, atol=1e-5)
@@ -68,4 +68,4 @@ def test_decode_continues_a_prefill():
 def test_borders_must_end_at_the_last_token():
     q, k, v = rows(4)
     with pytest.raises(ValueError, match="ends at 3.*4 tokens"):
-        lightning_attention(q, k, v, SLOPES, torch.tensor([0, 3]))
+        lightning_reference(q, k, v, SLOPES, torch.tensor([0, 3]))

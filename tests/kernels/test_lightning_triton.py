@@ -1,0 +1,110 @@
+"""The lightning kernels against the reference in float64: in Triton's interpreter here, on the device in tests/gpu."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.lightning import lightning_attention, lightning_reference
+
+
+def inputs(
+    lengths: list[int], heads: int, dim: int, initial: bool, device: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """q, k, v interleaved per head as the network has them, borders, slopes from steep to flat."""
+    generator = torch.Generator().manual_seed(sum(lengths) + dim)
+    qkv = torch.randn(sum(lengths), heads, 3 * dim, generator=generator)
+    found = dict(zip("qkv", qkv.to(device, dtype).split(dim, -1), strict=True))
+    found["slopes"] = torch.linspace(0.9, 1e-4, heads, dtype=torch.float64, device=device)
+    found["cu_seqlens"] = torch.tensor([0, *lengths], device=device).cumsum(0)
+    if initial:
+        found["initial"] = torch.randn(len(lengths), heads, dim, dim, generator=generator).to(device)
+    return found
+
+
+def outcome(given: dict[str, Tensor], attention, dtype: torch.dtype) -> list[Tensor]:
+    """Output, final state, and the gradients of both with respect to q, k, v and the initial state, in float64."""
+    leaves = [given[name].detach().to(dtype).requires_grad_() for name in "qkv"]
+    if "initial" in given:
+        state = torch.float64 if dtype is torch.float64 else torch.float32
+        leaves.append(given["initial"].detach().to(state).requires_grad_())
+    o, final = attention(*leaves[:3], given["slopes"], given["cu_seqlens"], *leaves[3:] or [None], True)
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(x.shape, generator=generator).to(x.device, x.dtype) for x in (o, final)]
+    torch.autograd.backward([o, final], grads)
+    return [x.detach().double() for x in (o, final, *(leaf.grad for leaf in leaves))]
+
+
+def errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
+    return [float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(found, exact, strict=True)]
+
+
+def check(
+    device: str, lengths: list[int], heads: int, dim: int, initial: bool, dtype: torch.dtype, segment: int | None
+):
+    """Errors against float64 at most twice the reference's in the same dtype, or `floor`; the same bits each time."""
+    import kernels.lightning_triton as triton_side
+
+    triton_side.segment_length = lambda *_: segment
+
+    def kernel(q, k, v, slopes, cu_seqlens, initial_state, final):
+        return triton_side.LightningAttention.apply(q, k, v, slopes, cu_seqlens, initial_state, final)
+
+    given = inputs(lengths, heads, dim, initial, device, dtype)
+    exact = outcome(given, lightning_reference, torch.float64)
+    found, again = (outcome(given, kernel, dtype) for _ in range(2))
+    plain = errors(outcome(given, lightning_reference, dtype), exact)
+    for index, (ours, theirs) in enumerate(zip(errors(found, exact), plain, strict=True)):
+        # Below 1e-6 it is the order of float32 sums. The state's summands are two bf16 numbers, not float32.
+        floor = 2e-5 if index == 1 and dtype is torch.bfloat16 else 1e-6
+        assert ours <= max(2 * theirs, floor), (index, ours, theirs, lengths, heads, dim, initial, dtype, segment)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+CASES = [
+    ([100, 1, 0, 64, 130], 2, 16, True, None),
+    ([100, 1, 0, 64, 130], 2, 16, True, 64),
+    ([100, 1, 0, 64, 130], 2, 16, False, 64),
+    ([150], 3, 24, False, None),
+    ([190], 1, 96, True, 128),
+]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_in_the_interpreter():
+    script = (
+        "import torch; from tests.kernels.test_lightning_triton import *\n"
+        "for lengths, heads, dim, initial, segment in CASES:\n"
+        "    for dtype in (torch.float32, torch.float16):\n"
+        "        check('cpu', lengths, heads, dim, initial, dtype, segment)"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"k": torch.zeros(5, 2, 8)}, "k is"),
+        ({"v": torch.zeros(6, 2, 8, dtype=torch.bfloat16)}, "v is .*bfloat16"),
+        ({"slopes": torch.zeros(3)}, "slopes"),
+        ({"cu_seqlens": torch.tensor([0, 5])}, "cu_seqlens ends at 5"),
+    ],
+)
+def test_bad_input_is_refused_by_name(change, says):
+    given = inputs([4, 2], 2, 8, False, "cpu", torch.float32) | change
+    with pytest.raises(ValueError, match=says):
+        lightning_attention(*(given[name] for name in ("q", "k", "v", "slopes", "cu_seqlens")))
+
+
+def test_rows_without_borders_are_one_sequence():
+    given = inputs([70], 2, 8, False, "cpu", torch.float32)
+    q, k, v, slopes, cu_seqlens = (given[name] for name in ("q", "k", "v", "slopes", "cu_seqlens"))
+    assert torch.equal(lightning_attention(q, k, v, slopes)[0], lightning_attention(q, k, v, slopes, cu_seqlens)[0])
