@@ -16,7 +16,9 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
         gate_up_EJX: [E, 2 I, X], gate rows first; down_EXI: [E, X, I].
     Returns: [T, X] in x's dtype.
     """
-    if not torch.is_grad_enabled() and _groupable(x_TX, down_EXI):
+    # With gradient only where it is fast; the loop below waits for the counts.
+    trained = torch.is_grad_enabled() and not (x_TX.is_cuda and x_TX.dtype == torch.bfloat16)
+    if not trained and _groupable(x_TX, down_EXI):
         return _grouped_experts(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
     top_k = expert_TK.shape[1]
     order = expert_TK.flatten().argsort(stable=True)
@@ -49,13 +51,13 @@ def _groupable(x_TX: Tensor, down_EXI: Tensor) -> bool:
 def _grouped_experts(
     x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor
 ) -> Tensor:
-    """The same sums in two grouped GEMMs, without gradient: shapes alone decide what runs, the host reads nothing."""
+    """The same sums in two grouped GEMMs: shapes alone decide what runs, the host reads nothing."""
     sorted_N, order = expert_TK.flatten().sort(stable=True)
     token = order // expert_TK.shape[1]
     experts = torch.arange(len(down_EXI), device=x_TX.device)
     ends_E = torch.searchsorted(sorted_N, experts, right=True, out_int32=True)
     rows = x_TX.index_select(0, token)
     gate, up = F.grouped_mm(rows, gate_up_EJX.to(x_TX.dtype).transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
-    out = F.grouped_mm(F.silu(gate).mul_(up), down_EXI.to(x_TX.dtype).transpose(1, 2), offs=ends_E)
-    out.mul_(weight_TK.flatten().index_select(0, order)[:, None].to(x_TX.dtype))
-    return torch.zeros_like(x_TX).index_add_(0, token, out)
+    out = F.grouped_mm(F.silu(gate) * up, down_EXI.to(x_TX.dtype).transpose(1, 2), offs=ends_E)
+    out = out * weight_TK.flatten().index_select(0, order)[:, None].to(x_TX.dtype)
+    return torch.zeros_like(x_TX).index_add(0, token, out)
