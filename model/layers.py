@@ -48,9 +48,13 @@ def rotary_tables(positions_T: Tensor, dims: int, theta: float, dtype: torch.dty
     Their values are those of the release's float32 tables, in float64 too: exact ones would differ from what the
     weights were trained with. Computed when needed, as a table for 10M positions takes gigabytes.
     """
-    exponent = torch.arange(0, dims, 2, dtype=torch.float32, device=positions_T.device) / dims
-    angles = positions_T.float()[:, None] * (1.0 / theta**exponent)
+    angles = positions_T.float()[:, None] * rotary_frequencies(dims, theta, positions_T.device)
     return angles.cos().to(at_least_float32(dtype)), angles.sin().to(at_least_float32(dtype))
+
+
+def rotary_frequencies(dims: int, theta: float, device: torch.device) -> Tensor:
+    """Radians a position [dims / 2], float32."""
+    return 1.0 / theta ** (torch.arange(0, dims, 2, dtype=torch.float32, device=device) / dims)
 
 
 def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

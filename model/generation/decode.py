@@ -1,4 +1,4 @@
-"""One token for each of some sequences: the network over the decoding cache, as a CUDA graph where there is CUDA."""
+"""One token for each of some sequences: the network over the decoding cache; a CUDA graph, or native on a CPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.generation.cache import DecodeCache
+from model.generation.native import NativeDecoder
 from model.generation.rows import Rows
 from model.layout import is_router
 from model.network import MiniMax
@@ -34,11 +35,14 @@ class Decoder:
         self.network, self.cache, self.rows = network, cache, rows
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.buckets = _buckets(cache.slots)
+        self.native = NativeDecoder.fitting(network, cache)
         if cache.table_SM.is_cuda:
             self._capture()
 
     def __call__(self, running: int, pages: int) -> Tensor:
         """Logits [running, V] for `rows.token` at `rows.position`; no sequence has more than `pages` pages."""
+        if self.native:
+            return self.native(self.rows.token[:running], self.rows.position[:running])
         if not self.graphs:
             return self._decode(running, pages)
         size = next(bucket for bucket in self.buckets if bucket >= running)
