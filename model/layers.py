@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.routing import Routing
+
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -85,6 +87,7 @@ class Packed:
     sin: Tensor
     past: Context | None = None
     future: Context | None = None  # filled by the layers when the caller wants to go on
+    routing: Routing | None = None  # experts to keep to, or to be told of
 
     @property
     def cu_seqlens_k(self) -> Tensor:

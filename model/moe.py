@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from configs.schema import ModelConfig
 from kernels.experts import moe_experts, routed_experts
 from model.layers import Linear, at_least_float32
+from model.routing import Routing
 
 
 class Experts(nn.Module):
@@ -25,8 +26,9 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
+        self.layer = layer
         self.top_k, self.jitter = config.num_experts_per_tok, config.router_jitter_noise
         self.gate = Linear(config.hidden_size, config.num_local_experts)
         self.experts = Experts(config)
@@ -40,13 +42,19 @@ class MoE(nn.Module):
             return x_TX
         return x_TX * torch.empty_like(x_TX).uniform_(1 - self.jitter, 1 + self.jitter)
 
-    def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns y [T, X] and the router logits [T, E] in float32 or better."""
+    def forward(self, x_TX: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
+        """Returns y [T, X] and the router logits [T, E] in float32 or better.
+
+        `routing` collects the choices or gives them; the router learns through their weights all the same.
+        """
         logits_TE = self.gate(x_TX.to(at_least_float32(x_TX.dtype)))
         parameters = self.experts.gate_up_proj, self.experts.down_proj
-        if (routed_TX := routed_experts(x_TX, logits_TE, self.top_k, *parameters)) is not None:
+        if routing is not None:
+            weight_TK, expert_TK = routing.choose(self.layer, logits_TE.softmax(-1), self.top_k)
+        elif (routed_TX := routed_experts(x_TX, logits_TE, self.top_k, *parameters)) is not None:
             return routed_TX, logits_TE
-        weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.top_k, dim=-1)
+        else:
+            weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.top_k, dim=-1)
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         return self.experts(x_TX, expert_TK, weight_TK), logits_TE
 

@@ -15,6 +15,7 @@ from model.layers import Context, Linear, Packed, RMSNorm, at_least_float32, rot
 from model.layout import parameter_shapes
 from model.moe import MoE, SharedExpert
 from model.partition import local_part
+from model.routing import Routing
 
 
 class Output(NamedTuple):
@@ -30,7 +31,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         softmax = config.layer_types[layer] == SOFTMAX
         self.self_attn = SoftmaxAttention(config, layer) if softmax else LightningAttention(config, layer)
-        self.mlp = MoE(config)
+        self.mlp = MoE(config, layer)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if config.shared_intermediate_size > 0:
@@ -44,9 +45,9 @@ class DecoderLayer(nn.Module):
         alpha, beta = scale
         return torch.add(update if beta == 1 else update * beta, normed if self.postnorm else x, alpha=alpha)
 
-    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _feed_forward(self, x: Tensor, routing: Routing | None) -> tuple[Tensor, Tensor]:
         normed = self.mlp.jittered(self.post_attention_layernorm(x))
-        update, router_logits = self.mlp(normed)
+        update, router_logits = self.mlp(normed, routing)
         if hasattr(self, "shared_mlp"):
             share = torch.sigmoid(self.coefficient(normed))
             update = update * (1 - share) + self.shared_mlp(normed) * share
@@ -54,13 +55,13 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x_TX: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
         normed = self.input_layernorm(x_TX)
-        return self._feed_forward(self._residual(x_TX, normed, self.self_attn(normed, packed), self.attention_scale))
+        attended = self._residual(x_TX, normed, self.self_attn(normed, packed), self.attention_scale)
+        return self._feed_forward(attended, packed.routing)
 
-    def decode(self, x_BX: Tensor, *cache: Any) -> Tensor:
+    def decode(self, x_BX: Tensor, *cache: Any, routing: Routing | None = None) -> Tensor:
         normed = self.input_layernorm(x_BX)
-        return self._feed_forward(
-            self._residual(x_BX, normed, self.self_attn.decode(normed, *cache), self.attention_scale)
-        )[0]
+        attended = self._residual(x_BX, normed, self.self_attn.decode(normed, *cache), self.attention_scale)
+        return self._feed_forward(attended, routing)[0]
 
 
 class Decoder(nn.Module):
@@ -114,19 +115,25 @@ class MiniMax(nn.Module):
         return rotary_tables(positions_T, self.config.rope_dims, self.config.rope_theta, self.compute_dtype)
 
     def forward(
-        self, tokens_T: Tensor, cu_seqlens: Tensor, past: Context | None = None, return_context: bool = False
+        self,
+        tokens_T: Tensor,
+        cu_seqlens: Tensor,
+        past: Context | None = None,
+        return_context: bool = False,
+        routing: Routing | None = None,
     ) -> Output:
         """Packed rows in, final hidden states out.
 
         Args:
             tokens_T: int64 [T]. cu_seqlens: int64 [S + 1], from 0 to T.
             past: what an earlier call returned as context for the same S sequences.
+            routing: collects the experts chosen, or gives those to keep to.
         """
         lengths_S = cu_seqlens[1:] - cu_seqlens[:-1]
         starts_S = cu_seqlens[:-1] - (past.lengths_S if past else 0)
         positions_T = torch.arange(len(tokens_T), device=tokens_T.device) - starts_S.repeat_interleave(lengths_S)
         future = Context(lengths_S + (past.lengths_S if past else 0)) if return_context else None
-        packed = Packed(cu_seqlens, *self.rotary(positions_T), past, future)
+        packed = Packed(cu_seqlens, *self.rotary(positions_T), past, future, routing)
         x_TX = self.model.embed_tokens(tokens_T).to(self.compute_dtype)
         router_logits = []
         for layer in self.model.layers:
@@ -137,13 +144,15 @@ class MiniMax(nn.Module):
             router_logits.append(logits)
         return Output(self.model.norm(x_TX), router_logits, future)
 
-    def logprobs(self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor, Output]:
+    def logprobs(
+        self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0, routing: Routing | None = None
+    ) -> tuple[Tensor, Tensor, Output]:
         """Log-probability of every token given those before it in its sequence, and the entropy it was drawn from.
 
         Returns logprobs [T] and entropy [T], float32; both are 0 at each sequence's first token, which nothing
         precedes.
         """
-        output = self(tokens_T, cu_seqlens)
+        output = self(tokens_T, cu_seqlens, routing=routing)
         first_S = cu_seqlens[:-1][cu_seqlens[1:] > cu_seqlens[:-1]]
         predicted_T = torch.ones_like(tokens_T, dtype=torch.bool).index_fill(0, first_S, False)
         hidden = output.hidden_TX[:-1][predicted_T[1:]]

@@ -41,6 +41,12 @@ def kv_bytes(config: ModelConfig, tokens: int = 1, itemsize: int = 2) -> int:
     return layers * 2 * config.num_key_value_heads * config.head_dim * itemsize * tokens
 
 
+def routing_bytes(config: ModelConfig, tokens: int = 1) -> int:
+    """Expert choices of one sequence, where they are recorded."""
+    itemsize = 1 if config.num_local_experts < 256 else 2
+    return config.num_hidden_layers * config.num_experts_per_tok * itemsize * tokens
+
+
 def flops_per_token(config: ModelConfig, length: int) -> int:
     """Forward FLOPs of the token that `length` tokens precede: two a multiplication and addition.
 

@@ -20,6 +20,7 @@ class Sample:
     sampler_T: np.ndarray  # float32 log-probabilities of the sampler; 0 where the mask is false
     advantage: float
     scale: float  # what each of its tokens' losses is multiplied by in the optimizer step's sum
+    routing_TLK: np.ndarray | None = None  # experts to keep to; the dtype's last value: none recorded
 
 
 def informative(group: Group) -> bool:
@@ -84,4 +85,13 @@ def _sample(prompt: Prompt, trajectory: Trajectory, advantage: float, scale: flo
         sampler_T=anchor_T,
         advantage=advantage,
         scale=scale,
+        routing_TLK=_whole(trajectory.routing_TLK),
     )
+
+
+def _whole(routing_TLK: np.ndarray | None) -> np.ndarray | None:
+    """With a row for the last token, of which nothing is recorded."""
+    if routing_TLK is None:
+        return None
+    last_1LK = np.full_like(routing_TLK[:1], np.iinfo(routing_TLK.dtype).max)
+    return np.concatenate([routing_TLK, last_1LK])

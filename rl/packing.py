@@ -21,6 +21,7 @@ class MicroBatch:
     anchor_T: np.ndarray  # float32
     sampler_T: np.ndarray  # float32
     samples: list[int]  # which of the packed list's sequences these are, in order
+    routing_TLK: np.ndarray | None = None  # experts to keep to, where they were recorded
 
 
 def pack(samples: list[Sample], ranks: int, max_tokens: int) -> list[list[MicroBatch]]:
@@ -56,6 +57,7 @@ def _micro_batch(samples: list[Sample], members: list[int]) -> MicroBatch:
         return MicroBatch(np.zeros(1, np.int64), np.array([0, 1]), nothing, nothing, nothing, nothing, [])
     chosen = [samples[i] for i in members]
     lengths = [len(sample.tokens_T) for sample in chosen]
+    routings = [sample.routing_TLK for sample in chosen if sample.routing_TLK is not None]
     return MicroBatch(
         tokens_T=np.concatenate([sample.tokens_T for sample in chosen]).astype(np.int64),
         cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -64,4 +66,5 @@ def _micro_batch(samples: list[Sample], members: list[int]) -> MicroBatch:
         anchor_T=np.concatenate([sample.anchor_T for sample in chosen]),
         sampler_T=np.concatenate([sample.sampler_T for sample in chosen]),
         samples=members,
+        routing_TLK=np.concatenate(routings) if len(routings) == len(chosen) else None,
     )

@@ -30,6 +30,8 @@ class UpdateSums:
     pq: float = 0.0
     positive_mass: float = 0.0  # scaled |weight * advantage| of positive and negative samples
     negative_mass: float = 0.0
+    routing_choices: float = 0.0  # recorded expert choices, and those the learner would have made otherwise
+    routing_changed: float = 0.0
     ratio_max: float = float("-inf")
     ratio_min: float = float("inf")
 
@@ -46,7 +48,9 @@ class UpdateSums:
             return {}
         covariance = self.pq / n - self.p * self.q / n**2
         spread = ((self.pp / n - (self.p / n) ** 2) * (self.qq / n - (self.q / n) ** 2)) ** 0.5
+        replay = {"policy/routing_changed": self.routing_changed / self.routing_choices} if self.routing_choices else {}
         return {
+            **replay,
             "policy/loss": self.loss / updates,
             "policy/aux_loss": self.aux_loss / updates,
             "policy/entropy": self.entropy / n,

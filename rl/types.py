@@ -20,7 +20,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One response. Every array has the length of the response, its stop token included."""
+    """One response. Every array but the last has the length of the response, its stop token included."""
 
     tokens_T: np.ndarray  # int32
     loss_mask_T: np.ndarray  # bool: the policy chose this token
@@ -30,6 +30,8 @@ class Trajectory:
     text: str
     verdict: Verdict
     sample: int  # index within the group
+    # uint8 or int16: experts of every token that the sampler read, the prompt's too; the last one went nowhere.
+    routing_TLK: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

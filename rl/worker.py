@@ -68,6 +68,7 @@ class RolloutWorker:
             config.sampling.repetition_probability,
             max_length=config.data.max_prompt_tokens + config.sampling.max_tokens,
             kv_tokens=config.rollout.kv_tokens or None,
+            record_routing=config.algorithm.routing_replay,
         )
         self.grader = Grader(**asdict(config.rewards))
         self._engine_free = threading.Lock()
@@ -206,6 +207,7 @@ def _close(group: _Open) -> Group:
             text=group.texts[sample],
             verdict=group.verdicts[sample].result(),
             sample=sample,
+            routing_TLK=completion.routing_TLK,
         )
         for sample, completion in sorted(group.completions.items())
     ]

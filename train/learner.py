@@ -19,6 +19,7 @@ from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precis
 from model import checkpoint
 from model.layout import parameter_shapes
 from model.network import MiniMax
+from model.routing import Routing, changed_choices, replayed
 from model.sizes import count_parameters
 from model.tokenizer import load_tokenizer
 from rl.objectives.cispo import TokenLoss, cispo
@@ -46,8 +47,11 @@ class Policy(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float) -> tuple[Tensor, Tensor, list[Tensor]]:
-        logprobs_T, entropy_T, output = self.network.logprobs(tokens_T, cu_seqlens, temperature)
+    def forward(
+        self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float, routing_TLK: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        routing = None if routing_TLK is None else Routing(routing_TLK)
+        logprobs_T, entropy_T, output = self.network.logprobs(tokens_T, cu_seqlens, temperature, routing)
         return logprobs_T, entropy_T, output.router_logits
 
 
@@ -152,9 +156,12 @@ class Learner:
         loss = (token.loss_T * scales_T).sum()
         sums = update_sums(token, logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T)
         probs = torch.cat(router_logits).softmax(-1)
-        counts = torch.bincount(
-            probs.topk(self.model.num_experts_per_tok, -1).indices.flatten(), minlength=probs.shape[-1]
-        )
+        expert_NK = probs.topk(self.model.num_experts_per_tok, -1).indices
+        if (routing_TLK := self._routing(batch)) is not None:
+            kept_NK = routing_TLK.transpose(0, 1).flatten(0, 1)
+            sums.routing_choices, sums.routing_changed = map(float, changed_choices(expert_NK, kept_NK))
+            expert_NK = replayed(expert_NK, kept_NK)
+        counts = torch.bincount(expert_NK.flatten(), minlength=probs.shape[-1])
         if load_E is not None and batch.samples and self.model.router_aux_loss_coef > 0:
             load = torch.from_numpy(load_E).to(probs)
             share = len(router_logits) * tokens
@@ -166,7 +173,10 @@ class Learner:
     def _forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
         tokens_T = torch.from_numpy(batch.tokens_T).to(self.device)
         cu_seqlens = torch.from_numpy(batch.cu_seqlens).to(self.device)
-        return self.engine(tokens_T, cu_seqlens, self.config.sampling.temperature)
+        return self.engine(tokens_T, cu_seqlens, self.config.sampling.temperature, self._routing(batch))
+
+    def _routing(self, batch: MicroBatch) -> Tensor | None:
+        return None if batch.routing_TLK is None else torch.from_numpy(batch.routing_TLK).to(self.device)
 
     def _step(self) -> float:
         """The optimizer step. Returns the gradient norm before clipping, which DeepSpeed keeps only with ZeRO."""

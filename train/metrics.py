@@ -65,6 +65,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("policy/ess", "share", "effective sample size of the weights, (sum w)^2 / (n sum w^2)"),
         Metric("policy/k3_kl", "nats", "learner against sampler, mean of r - 1 - log r"),
         Metric("policy/pearson", "1", "correlation of the learner's and the sampler's token probabilities"),
+        Metric("policy/routing_changed", "share", "recorded expert choices that the learner would have made otherwise"),
         Metric("policy/grad_norm", "1", "global gradient norm before clipping: mean over the step's updates"),
         Metric("policy/lr", "1", "learning rate of the step's last update"),
         Metric("policy/loss_mass_positive", "1", "sum of |weight * advantage| over tokens with a positive advantage"),

@@ -9,6 +9,7 @@ from configs.load import to_yaml
 from configs.schema import LIGHTNING, ModelConfig, Precision, RunConfig
 from launch.ray_cluster import available_cores
 from model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
+from model.sizes import routing_bytes
 from train.folder import free_name
 from train.weights import network_config
 
@@ -95,6 +96,8 @@ def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
         "lightning states": options.slots * state_bytes(model),
         f"keys and values at {longest} tokens": options.slots * kv_bytes(model, longest, itemsize),
     }
+    if config.algorithm.routing_replay:
+        parts["expert choices"] = options.slots * routing_bytes(model, longest)
     workers = _count(options.workers, "worker")
     return [
         ("rollout", f"{workers} of {options.slots} slots; up to {_size(sum(parts.values()))} a worker"),

@@ -36,6 +36,7 @@ class AlgorithmConfig:
     is_weight_min: float = 0.0  # absolute bounds of the importance weight, not 1 -/+ eps
     is_weight_max: float = 5.0
     anchor: Anchor = Anchor.sampler
+    routing_replay: bool = False  # the learner keeps to the experts that the sampler's tokens went to (R3)
     truncated_is_max: Optional[float] = None  # learner anchor only: cap on learner/sampler mismatch weight
     unified_mask: bool = False  # drop tokens outside [1 - eps_low, 1 + eps_high] where PPO would
     eps_low: float = 0.2

@@ -12,7 +12,8 @@ from torch import Tensor
 from configs.schema import SOFTMAX, ModelConfig
 from model.attention import Paging
 from model.generation.rows import Rows
-from model.sizes import kv_bytes, state_bytes
+from model.routing import routing_dtype
+from model.sizes import kv_bytes, routing_bytes, state_bytes
 
 # Shares of what is free that a cache may take where nobody says how many tokens it is to hold.
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.25
@@ -20,11 +21,10 @@ _MOST_PAGES = 1 << 20
 
 
 class Saved(NamedTuple):
-    """What a sequence needs to go on, copied to the host: its states and its pages of keys and values, by layer."""
+    """What a sequence needs to go on, copied to the host: its states by layer, its pages of each pool."""
 
     states: dict[int, Tensor]
-    keys: dict[int, Tensor]
-    values: dict[int, Tensor]
+    pages: list[Tensor]
 
 
 class DecodeCache:
@@ -32,10 +32,18 @@ class DecodeCache:
 
     A lightning layer keeps [slots, H, D, D] float32, whatever the length; a softmax layer keeps keys and values
     [pages + 1, Kv, P, D], the pages of the sequence in slot s being `table_SM[s]`. Page 0 takes what idle rows write.
+    With `record_routing` the tokens' expert choices lie in the same pages, [pages + 1, P, layers, K].
     """
 
     def __init__(
-        self, config: ModelConfig, slots: int, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        slots: int,
+        pages: int,
+        page_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        record_routing: bool = False,
     ):
         self.slots, self.pages, self.page_tokens = slots, pages, page_tokens
         heads, dim, kv_heads = config.num_attention_heads, config.head_dim, config.num_key_value_heads
@@ -48,15 +56,25 @@ class DecodeCache:
                 self.keys[layer], self.values[layer] = (_zeros(shape, dtype, device) for _ in range(2))
             else:
                 self.states[layer] = _zeros((slots, heads, dim, dim), torch.float32, device)
+        self.routing: Tensor | None = None
+        if record_routing:
+            choices = (pages + 1, page_tokens, config.num_hidden_layers, config.num_experts_per_tok)
+            self.routing = _zeros(choices, routing_dtype(config.num_local_experts), device)
         self.table_SM = torch.zeros(slots, 1, dtype=torch.int64, device=device)
+
+    @property
+    def _pools(self) -> list[Tensor]:
+        """Everything that lies in pages."""
+        routing = [] if self.routing is None else [self.routing]
+        return [*self.keys.values(), *self.values.values(), *routing]
 
     @property
     def reserved(self) -> dict[str, int]:
         """Bytes set aside, by use. On CPUs the system hands them out as they are first written."""
-        caches = (*self.keys.values(), *self.values.values())
         return {
             "state_bytes": sum(tensor.nbytes for tensor in self.states.values()),
-            "kv_bytes": sum(tensor.nbytes for tensor in caches),
+            "kv_bytes": sum(tensor.nbytes for tensor in (*self.keys.values(), *self.values.values())),
+            "routing_bytes": 0 if self.routing is None else self.routing.nbytes,
             "kv_tokens": self.pages * self.page_tokens,
         }
 
@@ -92,13 +110,20 @@ class DecodeCache:
         found = [{layer: x[page_T, :, offset_T] for layer, x in pool.items()} for pool in (self.keys, self.values)]
         return found[0], found[1]
 
+    def routing_of(self, pages: list[int], tokens: int) -> np.ndarray | None:
+        """Expert choices [tokens, layers, K] of a sequence that has these pages; None where nobody records them."""
+        if self.routing is None:
+            return None
+        held = self.routing[pages[: -(-tokens // self.page_tokens)]]
+        return held.flatten(0, 1)[:tokens].cpu().numpy().copy()
+
     def fill(self, first_slot: int, states: dict[int, Tensor], sources: list[int]) -> None:
         """Lightning states of sequences `sources` of a pass into consecutive slots; one source may serve many."""
         for layer, state in states.items():
             self.states[layer][first_slot : first_slot + len(sources)] = state[sources]
 
     def copy_pages(self, sources: list[int], targets: list[int]) -> None:
-        for pool in (*self.keys.values(), *self.values.values()):
+        for pool in self._pools:
             pool[targets] = pool[sources]
 
     def move(self, sources: list[int], targets: list[int]) -> None:
@@ -111,15 +136,14 @@ class DecodeCache:
             self.table_SM[slots], rows.position[slots], rows.token[slots] = 0, 0, 0
 
     def save(self, slot: int, pages: list[int]) -> Saved:
-        keys, values = ({layer: x[pages].cpu() for layer, x in pool.items()} for pool in (self.keys, self.values))
-        return Saved({layer: x[slot].cpu().clone() for layer, x in self.states.items()}, keys, values)
+        states = {layer: x[slot].cpu().clone() for layer, x in self.states.items()}
+        return Saved(states, [pool[pages].cpu() for pool in self._pools])
 
     def restore(self, slot: int, pages: list[int], saved: Saved) -> None:
         for layer, state in saved.states.items():
             self.states[layer][slot] = state.to(self.states[layer].device)
-        for pool, copies in ((self.keys, saved.keys), (self.values, saved.values)):
-            for layer, copy in copies.items():
-                pool[layer][pages] = copy.to(pool[layer].device)
+        for pool, copy in zip(self._pools, saved.pages, strict=True):
+            pool[pages] = copy.to(pool.device)
         self.set_pages(slot, [pages])
 
     def paging(self, positions_B: Tensor, pages: int) -> Paging:
@@ -137,13 +161,15 @@ def cache_pages(
     page_tokens: int,
     dtype: torch.dtype,
     device: torch.device,
+    record_routing: bool = False,
 ) -> int:
     """Pages that hold `kv_tokens`, or else every slot at `max_length` as far as a share of the free memory goes."""
     most = -(-max_length // page_tokens) * slots
     if kv_tokens is not None:
         return max(1, min(most, -(-kv_tokens // page_tokens)))
     free = _free_bytes(device) - slots * state_bytes(config)
-    page_bytes = max(1, kv_bytes(config, page_tokens, dtype.itemsize))
+    routing = routing_bytes(config, page_tokens) if record_routing else 0
+    page_bytes = max(1, kv_bytes(config, page_tokens, dtype.itemsize) + routing)
     return max(1, min(most, free // page_bytes, _MOST_PAGES))
 
 

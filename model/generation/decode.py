@@ -12,6 +12,7 @@ from model.generation.native import NativeDecoder
 from model.generation.rows import Rows
 from model.layout import is_router
 from model.network import MiniMax
+from model.routing import Routing
 
 _BUCKET = 32  # step between batch sizes of graphs above this many rows
 
@@ -55,13 +56,17 @@ class Decoder:
         position_B = self.rows.position[:rows]
         cos, sin = network.rotary(position_B)
         paging = cache.paging(position_B, pages)
+        routing = None if cache.routing is None else Routing()
         x_BX = network.model.embed_tokens(self.rows.token[:rows]).to(network.compute_dtype)
         layer: Any
         for index, layer in enumerate(network.model.layers):
             if index in cache.states:
-                x_BX = layer.decode(x_BX, cache.states[index][:rows])
+                x_BX = layer.decode(x_BX, cache.states[index][:rows], routing=routing)
             else:
-                x_BX = layer.decode(x_BX, cos, sin, cache.keys[index], cache.values[index], paging)
+                held = cache.keys[index], cache.values[index]
+                x_BX = layer.decode(x_BX, cos, sin, *held, paging, routing=routing)
+        if routing is not None and cache.routing is not None:
+            cache.routing[paging.page_B, paging.offset_B] = routing.made_TLK(cache.routing.dtype)
         return network.lm_head(network.model.norm(x_BX))
 
     @torch.inference_mode()

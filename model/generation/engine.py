@@ -37,6 +37,7 @@ class Engine:
         page_tokens: tokens of a page of keys and values, a power of two from 16; unset: 64 on CUDA, else 16.
         admit_slots: slots that are free before prompts are read; unset: an eighth, so that a pass is worth its while; 1
             answers soonest.
+        record_routing: completions carry the experts that each of their tokens went to.
     `reserved` says what memory was set aside; nothing more is taken but for the passes themselves.
     """
 
@@ -52,15 +53,16 @@ class Engine:
         kv_tokens: int | None = None,
         page_tokens: int | None = None,
         admit_slots: int | None = None,
+        record_routing: bool = False,
     ):
         self.network, self.slots = sampling_precision(network.eval()), slots
         self.admit_slots = admit_slots or max(1, slots // 8)
         device, config, dtype = network.lm_head.weight.device, network.config, network.compute_dtype
         page_tokens = page_tokens or (64 if device.type == "cuda" else 16)
         longest = min(max_length or config.max_position_embeddings, config.max_position_embeddings)
-        pages = cache_pages(config, slots, longest, kv_tokens, page_tokens, dtype, device)
+        pages = cache_pages(config, slots, longest, kv_tokens, page_tokens, dtype, device, record_routing)
         self.max_length = min(longest, pages * page_tokens)
-        self.cache = DecodeCache(config, slots, pages, page_tokens, dtype, device)
+        self.cache = DecodeCache(config, slots, pages, page_tokens, dtype, device, record_routing)
         # On CUDA a step's flags are read when the next one is under way, and graphs want tables that never grow.
         self.lag = int(device.type == "cuda")
         if self.lag:
@@ -181,7 +183,9 @@ class Engine:
         if stop == "eos" and sequence.written:
             stop = "interrupted"
         versions_T, chosen_T = sequence.versions_T(length), sequence.chosen_T(length)
-        return Completion(sequence.request.id, sequence.sample, tokens_T, logprobs_T, versions_T, chosen_T, stop)
+        routing_TLK = self.cache.routing_of(sequence.pages, len(sequence.request.prompt_T) + length - 1)
+        columns = tokens_T, logprobs_T, versions_T, chosen_T
+        return Completion(sequence.request.id, sequence.sample, *columns, stop, routing_TLK)
 
     def _find_pages(self) -> None:
         """Make room until every running sequence has a page for its next token."""
@@ -204,7 +208,7 @@ class Engine:
             response_T = self.rows.tokens[sequence.slot, : sequence.count(self.clock) - 1].cpu().numpy()
             reading = Reading(np.concatenate([sequence.request.prompt_T, response_T]), pages=sequence.pages)
             while reading.left:
-                self.reader.run([(reading, self.reader.portion(reading, self.reader.budget))])
+                self.reader.run([(reading, self.reader.portion(reading, self.reader.budget))], again=True)
             assert reading.outcome is not None  # a sequence has a prompt
             self.cache.fill(sequence.slot, reading.outcome.states, [reading.source])
 

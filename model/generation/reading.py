@@ -16,6 +16,7 @@ from model.generation.pages import PagePool
 from model.generation.requests import Request
 from model.layers import Context
 from model.network import MiniMax
+from model.routing import Routing
 
 # A prompt is cut between passes at multiples of this: the chunk of lightning attention, so that sums keep their order.
 CHUNK = 64
@@ -80,8 +81,11 @@ class Reader:
         """How much of it a pass with room for `budget` tokens reads: all, or whole chunks."""
         return reading.left if reading.left <= budget else budget // CHUNK * CHUNK
 
-    def run(self, parts: list[tuple[Reading, int]]) -> int:
-        """One pass over the next tokens of some readings; their pages are taken here. Returns the tokens read."""
+    def run(self, parts: list[tuple[Reading, int]], again: bool = False) -> int:
+        """One pass over the next tokens of some readings; their pages are taken here. Returns the tokens read.
+
+        `again`: their expert choices stay recorded as they were when tokens were sampled after them.
+        """
         if not parts:
             return 0
         for reading, count in parts:
@@ -89,8 +93,9 @@ class Reader:
         tokens_T = np.concatenate([r.tokens_T[r.read : r.read + count] for r, count in parts]).astype(np.int64)
         borders = np.cumsum([0, *(count for _, count in parts)])
         past = self._past([reading for reading, _ in parts])
-        output = self.network(self._tensor(tokens_T), self._tensor(borders), past, return_context=True)
-        self._write(output.context, parts)
+        routing = None if self.cache.routing is None or again else Routing()
+        output = self.network(self._tensor(tokens_T), self._tensor(borders), past, return_context=True, routing=routing)
+        self._write(output.context, parts, routing)
         logits_SV = self.network.lm_head(output.hidden_TX[self._tensor(borders[1:] - 1)])
         outcome = Pass(output.context.states, logits_SV)
         for source, (reading, count) in enumerate(parts):
@@ -114,8 +119,8 @@ class Reader:
         keys, values = self.cache.read(*self._places([(r, 0, r.read) for r in readings]))
         return Context(self._tensor([reading.read for reading in readings]), states, keys, values)
 
-    def _write(self, context: Context, parts: list[tuple[Reading, int]]) -> None:
-        """The new tokens' keys and values into their pages: the context holds each after its left context."""
+    def _write(self, context: Context, parts: list[tuple[Reading, int]], routing: Routing | None) -> None:
+        """The new tokens' keys, values and experts into their pages: the context holds keys after the left context."""
         ends = np.cumsum([reading.read + count for reading, count in parts])
         new_T = np.concatenate([np.arange(end - count, end) for end, (_, count) in zip(ends, parts, strict=True)])
         page_T, offset_T = self._places([(r, r.read, r.read + count) for r, count in parts])
@@ -124,6 +129,8 @@ class Reader:
             new = self._tensor(new_T)
             keys, values = ({layer: x[new] for layer, x in packed.items()} for packed in (keys, values))
         self.cache.write(keys, values, page_T, offset_T)
+        if routing is not None and self.cache.routing is not None:
+            self.cache.routing[page_T, offset_T] = routing.made_TLK(self.cache.routing.dtype)
 
     def _places(self, spans: list[tuple[Reading, int, int]]) -> tuple[Tensor, Tensor]:
         """Page and offset of tokens [start, stop) of each reading."""

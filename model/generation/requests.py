@@ -80,6 +80,7 @@ class Completion:
     versions_T: np.ndarray  # int32, of the weights that sampled each
     chosen_T: np.ndarray  # bool: the policy chose it, not an interruption
     stop: str  # eos, stop (a stop id or the observer), length, repetition; interrupted: eos after an interruption
+    routing_TLK: np.ndarray | None = None  # experts of prompt and response but its last token, which goes nowhere
 
 
 @dataclass

@@ -15,6 +15,7 @@ from model.generation.randomness import stream_key
 from model.generation.requests import Interruption, Request
 from model.layers import RMSNorm
 from model.network import MiniMax
+from model.routing import Routing, changed_choices
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
 from tests.kernels.test_decode_triton import check_routed
@@ -241,3 +242,19 @@ def updates(engine: Engine, made: MiniMax) -> None:
         engine.step()
     drain(engine)
     print("weights in flight: " + ", ".join(f"{name} {1e3 * np.median(s):.2f} ms" for name, s in seconds.items()))
+
+
+def test_recorded_experts_under_graphs(small):
+    """What graphs recorded is what the same network chooses over the whole sequence, but for bf16's near ties."""
+    found, engine = run(small, record_routing=True)
+    assert engine.decoder.graphs
+    prompts, same, total = {request.id: request.prompt_T for request in mixed()}, 0, 0
+    for (index, _), completion in found.items():
+        whole = torch.from_numpy(np.concatenate([prompts[index], completion.tokens_T])[:-1]).long().to(GPU)
+        routing = Routing()
+        with torch.inference_mode():
+            small(whole, torch.tensor([0, len(whole)], device=GPU), routing=routing)
+        own = torch.from_numpy(completion.routing_TLK).to(GPU)
+        _, changed = changed_choices(own.flatten(0, 1), routing.made_TLK(torch.uint8).flatten(0, 1))
+        same, total = same + own.numel() - int(changed), total + own.numel()
+    assert same / total > 0.97

@@ -17,9 +17,10 @@ TINY = ("experiment=smoke", "learner.world_size=2", "learner.threads=1", "rollou
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished three-step run with ZeRO-2."""
+    """A finished three-step run with ZeRO-2 and routing replay."""
     runs = tmp_path_factory.mktemp("runs")
-    out = run("train", *TINY, f"runs_dir={runs}", "learner.zero_stage=2", "name=whole", "checkpoints.every=2")
+    options = "learner.zero_stage=2", "name=whole", "checkpoints.every=2", "algorithm.routing_replay=true"
+    out = run("train", *TINY, f"runs_dir={runs}", *options)
     assert "step 3/3" in out and "pass@1 before" in out and "report.html" in out
     return runs / "whole"
 
@@ -46,6 +47,7 @@ def test_what_happened_is_in_the_metrics(folder):
         # Several updates a batch: by the second the policy has moved away from the sampler.
         assert line["policy/ratio_max"] > 1 > line["policy/ratio_min"] or line["reward/mean"] in (0, 1)
         assert line["policy/k3_kl"] < 0.01 and line["policy/pearson"] > 0.99
+        assert 0 <= line["policy/routing_changed"] < 0.1
 
 
 def test_every_trajectory_is_traced(folder):
