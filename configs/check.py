@@ -54,9 +54,9 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "rewards.box_weight rewards.tools_weight rewards.language_weight rewards.length_weight "
         "rewards.length_min_tokens rewards.length_max_tokens rewards.overlong_cache_tokens algorithm.max_refills "
         "rewards.judge.retries rewards.judge.backoff_s rewards.judge.cache "
-        "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens",
+        "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens learner.world_size",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
-        "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.world_size "
+        "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
         "rewards.processes rewards.memory_mb rewards.max_queue rewards.judge.budget "
         "rewards.judge.concurrency rewards.judge.max_tokens rewards.judge.bias_window",

@@ -25,7 +25,10 @@ from train.weights import network_config, tokenizer_name, weights_folder
 
 
 def preflight(config: RunConfig) -> None:
-    """Raises ConfigError with one line that names the key, for whatever a run would otherwise stumble over."""
+    """Raises ConfigError with one line that names the key, for whatever a run would otherwise stumble over.
+
+    Settles what `config` leaves to the machine: learner.world_size=0.
+    """
     _check_runs_dir(config)
     _check_resume(config)
     _check_vocabulary(config, _checked_shape(config))
@@ -137,8 +140,14 @@ def _check_files(config: RunConfig) -> None:
 
 
 def _check_devices(config: RunConfig) -> None:
-    if config.learner.offload and not config.cluster.address:
-        import torch
+    if config.cluster.address:  # its machines are not looked at
+        config.learner.world_size = config.learner.world_size or 2
+        return
+    import torch
 
-        if not torch.cuda.is_available():
-            raise ConfigError("learner.offload=true: there is no GPU here whose memory it would spare")
+    gpus, ranks = torch.cuda.device_count(), config.learner.world_size
+    config.learner.world_size = ranks or (1 if gpus == 1 else 2)
+    if config.learner.offload and not gpus:
+        raise ConfigError("learner.offload=true: there is no GPU here whose memory it would spare")
+    if 0 < gpus < ranks:
+        raise ConfigError(f"learner.world_size={ranks}: a rank needs a GPU of its own, and here are {gpus}")

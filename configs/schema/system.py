@@ -20,7 +20,7 @@ class TrackingMode(str, Enum):
 
 @dataclass
 class LearnerConfig:
-    world_size: int = 1
+    world_size: int = 1  # ranks; 0: two, or one where there is a single GPU
     zero_stage: int = 1
     offload: bool = False  # optimizer state in host memory; needs zero_stage >= 1 and a GPU
     micro_batch_tokens: int = 16384  # packed tokens of one forward + backward on one rank
