@@ -6,16 +6,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.native import serves
+
+
+def top_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Shares [T, K] of the likeliest experts, which add up to 1, and which they are [T, K].
+
+    Native on CPUs in float32, elsewhere torch.
+    """
+    if serves(logits_TE):
+        from kernels.native_train import Route
+
+        return Route.apply(logits_TE, top_k)
+    weight_TK, expert_TK = logits_TE.softmax(-1).topk(top_k, dim=-1)
+    return weight_TK / weight_TK.sum(-1, keepdim=True), expert_TK
+
 
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
-    """y_t = sum over its K experts of weight * down(silu(gate x) * up x); no token is ever dropped. The torch
-    reference.
+    """y_t = sum over its K experts of weight * down(silu(gate x) * up x); no token is ever dropped.
+
+    Native on CPUs in float32, elsewhere torch.
 
     Args:
         x_TX: [T, X]; expert_TK: int64 [T, K]; weight_TK: [T, K] in float32 or float64.
         gate_up_EJX: [E, 2 I, X], gate rows first; down_EXI: [E, X, I].
     Returns: [T, X] in x's dtype.
     """
+    if serves(x_TX, weight_TK, gate_up_EJX, down_EXI):
+        from kernels.native_train import Experts
+
+        return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
+    return moe_experts_reference(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
+
+
+def moe_experts_reference(
+    x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor
+) -> Tensor:
+    """The same in torch."""
     # With gradient only where it is fast; the loop below waits for the counts.
     trained = torch.is_grad_enabled() and not (x_TX.is_cuda and x_TX.dtype == torch.bfloat16)
     if not trained and _groupable(x_TX, down_EXI):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels import native_train
+from kernels.native import serves
+
 # Rows of logits that stand at one time: 2^24 float32 numbers, 64 MiB.
 _LOGITS_AT_ONCE = 1 << 24
 
@@ -29,6 +32,12 @@ class _HeadLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(targets), dtype=compute, device=hidden.device)
         lse, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for rows in _row_slices(hidden, weight):
+            if serves(hidden, weight):
+                logits = native_train.matmul(hidden[rows], weight.T)
+                lse[rows], logprobs[rows], entropy[rows] = native_train.softmax_statistics(
+                    logits, targets[rows], temperature
+                )
+                continue
             logits = hidden[rows].to(compute) @ wide_weight.T / temperature
             lse[rows] = logits.logsumexp(-1)
             logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - lse[rows]
@@ -46,6 +55,13 @@ class _HeadLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(wide_weight)
         entropy_matters = bool(grad_entropy.any())
         for rows in _row_slices(hidden, weight):
+            if serves(hidden, weight):
+                logits = native_train.matmul(hidden[rows], weight.T)
+                given = (lse[rows], entropy[rows], grad_logprobs[rows], grad_entropy[rows])
+                native_train.softmax_gradient(logits, targets[rows], ctx.temperature, *given)
+                native_train.matmul(logits, weight, into=grad_hidden[rows])
+                native_train.matmul(logits.T, hidden[rows], into=grad_weight, add=True)
+                continue
             wide_hidden = hidden[rows].to(lse.dtype)
             logp = (wide_hidden @ wide_weight.T).div_(ctx.temperature).sub_(lse[rows, None])
             probs = logp.exp()

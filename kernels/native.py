@@ -80,6 +80,21 @@ def _processor() -> bytes:
     return "\n".join([platform.machine(), *found.values()]).encode()
 
 
+def call(name: str, *arguments: torch.Tensor | float | None) -> None:
+    """A function of the library; tensors as the address of their first element, the number of threads added."""
+    found = library()
+    assert found is not None, "asked for where there is no library"
+    getattr(found, name)(*map(_argument, arguments), ctypes.c_int64(torch.get_num_threads()))
+
+
+def _argument(value: torch.Tensor | float | None) -> ctypes._SimpleCData | None:
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return None if value is None else ctypes.c_int64(value)
+
+
 def serves(*tensors: torch.Tensor) -> bool:
     """Whether tensors are what these kernels take: float32 on the CPU."""
     return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and library() is not None

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from configs.schema import ModelConfig
 from kernels.attention import varlen_attention
-from kernels.lightning import lightning_attention, lightning_decode
+from kernels.lightning import lightning_decode
+from kernels.lightning_qkv import silu_lightning
 from kernels.paged import paged_attention
 from model.layers import Linear, Packed, RMSNorm, join_packed, rotate
 
@@ -46,27 +47,25 @@ class LightningAttention(nn.Module):
         self.out_proj = Linear(width, config.hidden_size)
         self.norm = RMSNorm(width, config.linear_norm_eps)
 
-    def _qkv(self, x_TX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = F.silu(self.qkv_proj(x_TX)).view(len(x_TX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
-        return q, k, v
-
     def _slopes(self, device: torch.device) -> Tensor:
         return layer_slopes(self.heads, self.layer, self.layers, device)
 
     def _output(self, x_TX: Tensor, o_THD: Tensor) -> Tensor:
-        return self.out_proj(torch.sigmoid(self.output_gate(x_TX)) * self.norm(o_THD.flatten(1)))
+        return self.out_proj(self.norm(o_THD.flatten(1), self.output_gate(x_TX)))
 
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
         past = packed.past.states[self.layer] if packed.past else None
         wanted = packed.future is not None
-        o_THD, state = lightning_attention(*self._qkv(x_TX), self._slopes(x_TX.device), packed.cu_seqlens, past, wanted)
+        qkv_TJ, slopes_H = self.qkv_proj(x_TX), self._slopes(x_TX.device)
+        o_THD, state = silu_lightning(qkv_TJ, slopes_H, packed.cu_seqlens, past, wanted)
         if packed.future is not None and state is not None:
             packed.future.states[self.layer] = state
         return self._output(x_TX, o_THD)
 
     def decode(self, x_BX: Tensor, state_BHDD: Tensor) -> Tensor:
         """One token a sequence; the state is updated in place."""
-        return self._output(x_BX, lightning_decode(*self._qkv(x_BX), self._slopes(x_BX.device), state_BHDD))
+        q, k, v = F.silu(self.qkv_proj(x_BX)).view(len(x_BX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
+        return self._output(x_BX, lightning_decode(q, k, v, self._slopes(x_BX.device), state_BHDD))
 
 
 class Paging(NamedTuple):

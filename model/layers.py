@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.linear import linear
+from kernels.rms_norm import rms_norm
 from model.routing import Routing
 
 
@@ -16,21 +18,15 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 
 class RMSNorm(nn.Module):
-    """weight * (x / rms(x)) with the sum in float32, cast back before the weight (Llama's order)."""
+    """weight * (x / rms(x)), times sigmoid(gate) where a gate is given."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda and x.dim() == 2 and x.dtype != torch.float64 and not torch.is_grad_enabled():
-            from kernels.rms_norm_triton import rms_norm_triton
-
-            return rms_norm_triton(x.contiguous(), self.weight, self.eps)
-        wide = x.to(at_least_float32(x.dtype))
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * normed.to(x.dtype)
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, gate)
 
 
 class Linear(nn.Module):
@@ -41,7 +37,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight)
 
 
 def rotary_tables(positions_T: Tensor, dims: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
-from kernels.experts import moe_experts, routed_experts
+from kernels.experts import moe_experts, routed_experts, top_experts
 from model.layers import Linear, at_least_float32
 from model.routing import Routing
 
@@ -51,11 +51,11 @@ class MoE(nn.Module):
         parameters = self.experts.gate_up_proj, self.experts.down_proj
         if routing is not None:
             weight_TK, expert_TK = routing.choose(self.layer, logits_TE.softmax(-1), self.top_k)
+            weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         elif (routed_TX := routed_experts(x_TX, logits_TE, self.top_k, *parameters)) is not None:
             return routed_TX, logits_TE
         else:
-            weight_TK, expert_TK = logits_TE.softmax(-1).topk(self.top_k, dim=-1)
-        weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+            weight_TK, expert_TK = top_experts(logits_TE, self.top_k)
         return self.experts(x_TX, expert_TK, weight_TK), logits_TE
 
 

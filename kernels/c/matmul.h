@@ -21,7 +21,7 @@
 #endif
 #define LANES (BYTES / 4)
 #define COLUMNS (2 * LANES) /* of a tile, and of a panel of packed B */
-#define DEPTH 256           /* of K at a time: a panel of B stays in the first cache */
+#define DEPTH 128           /* of K at a time: a panel of B stays in the first cache, and sums of sums round less */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(BYTES), aligned(4), may_alias));
@@ -48,7 +48,7 @@ static void *scratch(int slot, size_t bytes)
 INLINE int64_t padded(int64_t n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
 /* B [k, n] as panels of COLUMNS columns, each [k, COLUMNS], the last one filled up with zeros. */
-static void pack(int64_t k, int64_t n, Matrix b, float *packed)
+static inline void pack(int64_t k, int64_t n, Matrix b, float *packed)
 {
     for (int64_t j = 0; j < n; j += COLUMNS, packed += k * COLUMNS) {
         int64_t width = n - j < COLUMNS ? n - j : COLUMNS;
@@ -72,8 +72,8 @@ INLINE void tile(int rows, int64_t k, Matrix a, const float *b, float *c, int64_
     vec sum[ROWS][2];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
-        sum[i][0] = add ? *(const vec *)(c + i * c_row) : (vec){0};
-        sum[i][1] = add ? *(const vec *)(c + i * c_row + LANES) : (vec){0};
+        sum[i][0] = (vec){0};
+        sum[i][1] = (vec){0};
     }
     for (int64_t p = 0; p < k; p++) {
         vec left = *(const vec *)(b + p * COLUMNS), right = *(const vec *)(b + p * COLUMNS + LANES);
@@ -87,8 +87,13 @@ INLINE void tile(int rows, int64_t k, Matrix a, const float *b, float *c, int64_
     }
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
-        *(vec *)(c + i * c_row) = sum[i][0];
-        *(vec *)(c + i * c_row + LANES) = sum[i][1];
+        vec *left = (vec *)(c + i * c_row), *right = (vec *)(c + i * c_row + LANES);
+        if (add) {
+            sum[i][0] += *left;
+            sum[i][1] += *right;
+        }
+        *left = sum[i][0];
+        *right = sum[i][1];
     }
 }
 
@@ -108,6 +113,8 @@ static void any_tile(int rows, int64_t k, Matrix a, const float *b, float *c, in
 static void times_packed(int64_t m, int64_t n, int64_t k, Matrix a, const float *b, float *c, int64_t c_row, int add)
 {
     float edge[ROWS * COLUMNS];
+    for (int64_t i = 0; i < m && !k && !add; i++)
+        memset(c + i * c_row, 0, n * sizeof(float));
     for (int64_t top = 0; top < m; top += 8 * ROWS) /* rows of A that stay in the first cache beside a panel */
         for (int64_t p = 0; p < k; p += DEPTH) {
             int64_t depth = k - p < DEPTH ? k - p : DEPTH, end = top + 8 * ROWS < m ? top + 8 * ROWS : m;
@@ -130,4 +137,11 @@ static void times_packed(int64_t m, int64_t n, int64_t k, Matrix a, const float 
                 }
             }
         }
+}
+
+/* Rows of a product that one thread takes at a time. */
+INLINE int64_t shared_rows(int64_t rows, int64_t threads)
+{
+    int64_t share = (rows + threads - 1) / threads, most = 8 * ROWS;
+    return share < ROWS ? ROWS : share < most ? (share + ROWS - 1) / ROWS * ROWS : most;
 }

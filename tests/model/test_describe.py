@@ -47,8 +47,9 @@ def test_groups(name, millions):
 
 def test_active_parameters_are_those_a_token_touches():
     network = MiniMax(group("quickstart")).initialize(0)
-    # the second token reads the first: every weight of attention and router gets a gradient, and its own experts
-    network.logprobs(torch.tensor([65, 66]), torch.tensor([0, 2]))[0].sum().backward()
+    # the second token reads the first and predicts the third: every weight of attention and router gets a gradient,
+    # and its own experts
+    network.logprobs(torch.tensor([65, 66, 67]), torch.tensor([0, 3]))[0].sum().backward()
     touched = 0
     for name, parameter in network.named_parameters():
         if "experts" in name:

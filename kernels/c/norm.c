@@ -1,0 +1,58 @@
+/* RMSNorm, alone or under a sigmoid gate, and its gradients. */
+#include "pointwise.h"
+
+/* y = weight * x / rms(x), times sigmoid(gate) where there is a gate; scale [rows] = 1 / rms(x). */
+void norm_forward(int64_t rows, int64_t n, const float *x, const float *weight, const float *gate, float eps, float *y,
+    float *scale, int64_t threads)
+{
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * n > 1 << 14)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = x + r * n;
+        float *to = y + r * n, s = 1 / sqrtf(sum_of(n, from, from) / n + eps);
+        scale[r] = s;
+        if (gate) {
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++)
+                to[i] = sigmoid(gate[r * n + i]) * (weight[i] * (from[i] * s));
+        } else {
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++)
+                to[i] = weight[i] * (from[i] * s);
+        }
+    }
+}
+
+/* Gradients by x, by the gate and by the weight, whose parts by thread come to lie in parts [threads, n]. */
+void norm_backward(int64_t rows, int64_t n, const float *x, const float *weight, const float *gate, const float *scale,
+    const float *dy, float *dx, float *dgate, float *parts, int64_t threads)
+{
+    int64_t share = (rows + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t t = 0; t < threads; t++) {
+        float *dweight = parts + t * n, *dnormed = scratch(0, n * sizeof(float));
+        memset(dweight, 0, n * sizeof(float));
+        for (int64_t r = t * share; r < rows && r < (t + 1) * share; r++) {
+            const float *from = x + r * n, *by = dy + r * n;
+            float s = scale[r], along = 0;
+            if (gate) {
+#pragma omp simd
+                for (int64_t i = 0; i < n; i++) {
+                    float open = sigmoid(gate[r * n + i]), passed = by[i] * open;
+                    dgate[r * n + i] = passed * (1 - open) * weight[i] * from[i] * s;
+                    dweight[i] += passed * from[i] * s;
+                    dnormed[i] = passed * weight[i];
+                }
+            } else {
+#pragma omp simd
+                for (int64_t i = 0; i < n; i++) {
+                    dweight[i] += by[i] * from[i] * s;
+                    dnormed[i] = by[i] * weight[i];
+                }
+            }
+            along = sum_of(n, dnormed, from) * s * s / n;
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++)
+                dx[r * n + i] = s * (dnormed[i] - from[i] * along);
+        }
+    }
+}

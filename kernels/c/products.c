@@ -1,0 +1,62 @@
+/* Products of any two matrices, and what the LM head needs beside them. */
+#include "pointwise.h"
+
+/* c [m, n] (+)= a [m, k] b [k, n], the threads on rows of c. */
+void matmul(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b,
+    int64_t b_row, int64_t b_column, float *c, int64_t add, int64_t threads)
+{
+    float *packed = scratch(0, padded(n) * k * sizeof(float));
+    int64_t share = shared_rows(m, threads);
+#pragma omp parallel num_threads(threads) if (threads > 1 && m * n * k > 1 << 18)
+    {
+#pragma omp for
+        for (int64_t j = 0; j < n; j += COLUMNS)
+            pack(k, n - j < COLUMNS ? n - j : COLUMNS, (Matrix){b + j * b_column, b_row, b_column}, packed + j * k);
+#pragma omp for
+        for (int64_t i = 0; i < m; i += share)
+            times_packed(m - i < share ? m - i : share, n, k, (Matrix){a + i * a_row, a_row, a_column}, packed,
+                c + i * n, n, add);
+    }
+}
+
+/* Of each row of logits / temperature: log-sum-exp, the target's log-probability, the entropy. */
+void softmax_statistics(int64_t rows, int64_t n, const float *logits, const int64_t *targets, float temperature,
+    float *lse, float *logprobs, float *entropy, int64_t threads)
+{
+    float scale = 1 / temperature;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = logits + r * n;
+        float most = -INFINITY, total = 0, weighted = 0;
+#pragma omp simd reduction(max : most)
+        for (int64_t i = 0; i < n; i++)
+            most = x[i] > most ? x[i] : most;
+#pragma omp simd reduction(+ : total, weighted)
+        for (int64_t i = 0; i < n; i++) {
+            float above = (x[i] - most) * scale, e = fast_exp(above);
+            total += e;
+            weighted += e * above;
+        }
+        float rest = logf(total);
+        lse[r] = most * scale + rest;
+        logprobs[r] = (x[targets[r]] - most) * scale - rest;
+        entropy[r] = rest - weighted / total;
+    }
+}
+
+/* Logits to the loss's gradient by them, in place. */
+void softmax_gradient(int64_t rows, int64_t n, float *logits, const int64_t *targets, float temperature,
+    const float *lse, const float *entropy, const float *grad_logprobs, const float *grad_entropy, int64_t threads)
+{
+    float scale = 1 / temperature;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t r = 0; r < rows; r++) {
+        float *x = logits + r * n, by_logprob = grad_logprobs[r], by_entropy = grad_entropy[r];
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            float logp = x[i] * scale - lse[r];
+            x[i] = -scale * fast_exp(logp) * (by_logprob + (logp + entropy[r]) * by_entropy);
+        }
+        x[targets[r]] += scale * by_logprob;
+    }
+}
