@@ -55,24 +55,52 @@ def lightning_attention(
         cu_seqlens: int [S + 1] sequence borders, from 0 to T; without it all rows are one sequence.
         initial_state: [S, H, D, D] (key dim, value dim), float32 or float64; zeros if absent.
     Returns: o [T, H, D] in q's dtype, and the final state [S, H, D, D] if asked for.
-    Raises: ValueError for shapes or dtypes that don't agree, or, on the CPU, if cu_seqlens does not end at T (on CUDA
-        that would wait for the device).
+    Raises: ValueError naming what has a wrong shape or dtype, and a cu_seqlens that does not end at T; on CUDA, where
+        the host would have to wait for that number, an assertion on the device ends the process instead.
     """
+    _check(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state)
+    if cu_seqlens is None:
+        cu_seqlens = torch.tensor([0, len(q_THD)], device=q_THD.device)
+    if q_THD.is_cuda and q_THD.dtype != torch.float64 and q_THD.shape[2] <= 128:
+        from kernels.lightning_triton import LightningAttention
+
+        torch._assert_async(cu_seqlens[-1] == len(q_THD), "cu_seqlens does not end at the number of tokens")
+        return LightningAttention.apply(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state)
+    return lightning_reference(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state)
+
+
+def _check(
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    slopes_H: Tensor,
+    cu_seqlens: Tensor | None,
+    initial_state: Tensor | None,
+) -> None:
+    if q_THD.dim() != 3 or not q_THD.is_floating_point():
+        raise ValueError(f"q is {tuple(q_THD.shape)} {q_THD.dtype}: must be [T, H, D] in a float dtype")
     for name, x_THD in (("k", k_THD), ("v", v_THD)):
         if x_THD.shape != q_THD.shape or x_THD.dtype != q_THD.dtype or x_THD.device != q_THD.device:
             raise ValueError(
                 f"{name} is {tuple(x_THD.shape)} {x_THD.dtype} on {x_THD.device}, "
                 f"q {tuple(q_THD.shape)} {q_THD.dtype} on {q_THD.device}: must agree"
             )
-    if slopes_H.shape != q_THD.shape[1:2]:
-        raise ValueError(f"slopes has shape {tuple(slopes_H.shape)}: must be one of each of {q_THD.shape[1]} heads")
-    if cu_seqlens is None:
-        cu_seqlens = torch.tensor([0, len(q_THD)], device=q_THD.device)
-    if q_THD.is_cuda and q_THD.dtype != torch.float64 and q_THD.shape[2] <= 128:
-        from kernels.lightning_triton import LightningAttention
-
-        return LightningAttention.apply(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state)
-    return lightning_reference(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state)
+    _, heads, dim = q_THD.shape
+    exact = (torch.float32, torch.float64)
+    if slopes_H.shape != (heads,) or slopes_H.dtype not in exact:
+        raise ValueError(f"slopes is {tuple(slopes_H.shape)} {slopes_H.dtype}: must be [{heads}] in float32 or float64")
+    if cu_seqlens is not None and (cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64)):
+        raise ValueError(
+            f"cu_seqlens is {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}: must be [S + 1] in int32 or int64"
+        )
+    sequences = 1 if cu_seqlens is None else len(cu_seqlens) - 1
+    if initial_state is not None and (
+        initial_state.shape != (sequences, heads, dim, dim) or initial_state.dtype not in exact
+    ):
+        raise ValueError(
+            f"initial_state is {tuple(initial_state.shape)} {initial_state.dtype}: "
+            f"must be [{sequences}, {heads}, {dim}, {dim}] in float32 or float64"
+        )
 
 
 def lightning_reference(

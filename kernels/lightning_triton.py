@@ -14,66 +14,29 @@ The gradients are the same walk with the tensors' roles exchanged:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from kernels.lightning_segments import cut_into_segments, segment_length
 from kernels.lightning_walk import join_kernel, walk_kernel
 
 CHUNK = 64
-_WANTED_PROGRAMS = 264  # two for each multiprocessor of an H100
-_ENOUGH_A_SEQUENCE = 96  # walkers of one sequence with which it keeps up alone
-_SHORTEST_SEGMENT = 512
-
-
-class Segments(NamedTuple):
-    """Sequences cut into segments of `length` tokens; on the device, their number bounded by shapes alone."""
-
-    length: int
-    sequence_G: Tensor  # int32; segments beyond the last have no tokens
-    start_G: Tensor  # int32, within the sequence
-    first_S: Tensor  # int32 first segment of each sequence
-
-
-def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
-    """Never waits for the device. A segment beyond the last starts at its sequence's end."""
-    lengths_S = cu_seqlens[1:] - cu_seqlens[:-1]
-    counts_S = (lengths_S + length - 1) // length
-    ends_S = counts_S.cumsum(0)
-    first_S = ends_S - counts_S
-    index_G = torch.arange(tokens // length + len(lengths_S), device=cu_seqlens.device)
-    sequence_G = torch.searchsorted(ends_S, index_G, right=True).clamp(max=len(lengths_S) - 1)
-    start_G = torch.minimum((index_G - first_S[sequence_G]) * length, lengths_S[sequence_G])
-    return Segments(length, sequence_G.int(), start_G.int(), first_S.int())
-
-
-def segment_length(tokens: int, sequences: int, walkers: int) -> int | None:
-    """Tokens of a segment, None for whole sequences; from shapes alone. `walkers`: programs of one sequence at most.
-
-    The second bound: so many walkers hide how unlike the lengths of their sequences are.
-    """
-    if walkers >= _ENOUGH_A_SEQUENCE or sequences * walkers >= 2 * _WANTED_PROGRAMS:
-        return None
-    segments = triton.cdiv(2 * _WANTED_PROGRAMS, walkers)
-    return max(_SHORTEST_SEGMENT, triton.cdiv(triton.cdiv(tokens, segments), CHUNK) * CHUNK)
-
-
-def whole_sequences(cu_seqlens: Tensor, tokens: int) -> Segments:
-    index_S = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device, dtype=torch.int32)
-    return Segments(max(1, tokens), index_S, torch.zeros_like(index_S), index_S)
+_MULTIPROCESSORS = 132  # of an H100
+_FLOAT32 = "ieee"
 
 
 def tiling(padded_dim: int, heads: int, sequences: int) -> tuple[int, int, int]:
     """Value columns of a program, its warps, stages of its loads; from shapes alone. Measured on an H100.
 
-    As many columns as leave the device a program for each multiprocessor: each block of them reads q and k again.
+    Each block of columns reads q and k again, from the cache. 64 of them leave registers to two programs a
+    multiprocessor, each loading two tiles ahead; where there is but one program, it had better load three.
     """
-    columns = padded_dim
-    while columns > 32 and sequences * heads * (padded_dim // columns) < _WANTED_PROGRAMS // 2:
-        columns //= 2
-    return columns, 4, 2 if columns > 64 else 3
+    columns = min(64, padded_dim)
+    enough = sequences * heads * (padded_dim // columns) >= 2 * _MULTIPROCESSORS
+    return columns, 4, 2 if enough else 3
 
 
 def walk(
@@ -98,35 +61,36 @@ def walk(
     cut = sequences if length is None else triton.cdiv(tokens, length)
     columns, warps, stages = tiling(padded, heads, cut)
     blocks = triton.cdiv(dim, columns)
-    segments = cut_into_segments(cu_seqlens, tokens, length) if length else whole_sequences(cu_seqlens, tokens)
+    segments = cut_into_segments(cu_seqlens, tokens, length) if length else None
     kernel: Any = walk_kernel
 
     def launch(entering: Tensor | None, leaving: Tensor | None, output: bool) -> None:
-        kernel[(len(segments.sequence_G), heads, blocks)](
+        kernel[(blocks, len(segments.sequence_G) if segments else sequences, heads)](
             q_THD,
             k_THD,
             v_THD,
             o_THD,
             slopes_H,
             cu_seqlens,
-            segments.sequence_G,
-            segments.start_G,
+            segments.sequence_G if segments else cu_seqlens,
+            segments.start_G if segments else cu_seqlens,
             entering if entering is not None else q_THD,
             leaving if leaving is not None else q_THD,
             *(stride for x in (q_THD, k_THD, v_THD) for stride in x.stride()[:2]),
-            segments.length,
+            length or 1,
             H=heads,
             D=dim,
             DIM=padded,
             COLUMNS=columns,
             C=CHUNK,
+            CUT=segments is not None,
             BACKWARDS=backwards,
             ENTERING=entering is not None,
             LEAVING=leaving is not None,
             OUTPUT=output,
             SKIP_SINGLE=not output and not final,
             SPLIT=final and q_THD.dtype != torch.float32,
-            PRECISION="ieee" if q_THD.dtype == torch.float32 else "tf32",
+            PRECISION=_FLOAT32 if q_THD.dtype == torch.float32 else "tf32",
             num_warps=warps,
             num_stages=stages,
         )
@@ -134,7 +98,7 @@ def walk(
     def states(count: int) -> Tensor:
         return torch.empty(count, heads, dim, dim, dtype=torch.float32, device=q_THD.device)
 
-    if length is None:
+    if segments is None:
         after = states(sequences) if final else None
         launch(initial, after, output=True)
         return o_THD, after

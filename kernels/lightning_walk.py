@@ -30,6 +30,7 @@ def walk_kernel(
     DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     C: tl.constexpr,
+    CUT: tl.constexpr,
     BACKWARDS: tl.constexpr,
     ENTERING: tl.constexpr,
     LEAVING: tl.constexpr,
@@ -39,14 +40,21 @@ def walk_kernel(
     PRECISION: tl.constexpr,
 ):
     """A block of value columns of one head along one segment. States are [segment, H, D, D] in float32."""
-    segment, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    sequence = tl.load(sequence_ptr + segment)
-    first = tl.load(cu_ptr + sequence) + tl.load(start_ptr + segment)
-    last = tl.minimum(first + SEGMENT, tl.load(cu_ptr + sequence + 1))
+    # Blocks of the same columns' q and k run side by side, so that one of them finds the tiles in the cache.
+    block, segment, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if CUT:
+        sequence = tl.load(sequence_ptr + segment)
+        first = tl.load(cu_ptr + sequence) + tl.load(start_ptr + segment)
+        last = tl.minimum(first + SEGMENT, tl.load(cu_ptr + sequence + 1))
+    else:  # a segment is a sequence
+        sequence = segment
+        first = tl.load(cu_ptr + segment)
+        last = tl.load(cu_ptr + segment + 1)
     if SKIP_SINGLE:  # a sequence of one segment: nobody asks what it leaves
         tokens = tl.load(cu_ptr + sequence + 1) - tl.load(cu_ptr + sequence)
         last = tl.where(tokens <= SEGMENT, first, last)
-    slope = tl.load(slopes_ptr + head).to(tl.float32)
+    # The device's float32 exp is good to 2^-22, and a state meets one for every chunk.
+    slope = tl.load(slopes_ptr + head).to(tl.float32 if PRECISION == "tf32" else tl.float64)
     i = tl.arange(0, C)
     d = tl.arange(0, DIM)
     e = block * COLUMNS + tl.arange(0, COLUMNS)
@@ -58,34 +66,38 @@ def walk_kernel(
         state = tl.zeros([DIM, COLUMNS], dtype=tl.float32)
     # Only ever exp(-s * distance) with distance >= 0.
     distance = tl.maximum(i[:, None] - i[None, :], 0)
-    mask = tl.where(i[:, None] >= i[None, :], tl.exp(-slope * distance), 0.0)
-    q_decay = tl.exp(-slope * (i + 1))
+    mask = tl.where(i[:, None] >= i[None, :], tl.exp(-slope * distance).to(tl.float32), 0.0)
+    q_decay = tl.exp(-slope * (i + 1)).to(tl.float32)
+    # Of a tile's addresses only a scalar moves along; what stays is small enough for 32 bits.
+    step = -i[:, None] if BACKWARDS else i[:, None]
+    at_q, at_k = step * q_row + d[None, :], step * k_row + d[None, :]
+    at_v, at_o = step * v_row + e[None, :], step * (H * D) + e[None, :]
     for done in range(0, last - first, C):
         length = tl.minimum(C, last - first - done)
         if BACKWARDS:
-            rows = (last - 1 - done - i).to(tl.int64)
+            row = (last - 1 - done).to(tl.int64)
         else:
-            rows = (first + done + i).to(tl.int64)
+            row = (first + done).to(tl.int64)
         valid = i < length
         k_mask = valid[:, None] & (d[None, :] < D)
-        k = tl.load(k_ptr + rows[:, None] * k_row + head * k_head + d[None, :], mask=k_mask, other=0.0)
+        k = tl.load(k_ptr + row * k_row + head * k_head + at_k, mask=k_mask, other=0.0)
         v_mask = valid[:, None] & (e[None, :] < D)
-        v = tl.load(v_ptr + rows[:, None] * v_row + head * v_head + e[None, :], mask=v_mask, other=0.0)
+        v = tl.load(v_ptr + row * v_row + head * v_head + at_v, mask=v_mask, other=0.0)
         if OUTPUT:
-            q = tl.load(q_ptr + rows[:, None] * q_row + head * q_head + d[None, :], mask=k_mask, other=0.0)
+            q = tl.load(q_ptr + row * q_row + head * q_head + at_q, mask=k_mask, other=0.0)
             scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * mask
             o = tl.dot(q, state.to(q.dtype), input_precision=PRECISION) * q_decay[:, None]
             o += tl.dot(scores.to(v.dtype), v, input_precision=PRECISION)
-            at = (rows[:, None] * H + head) * D + e[None, :]
-            tl.store(o_ptr + at, o.to(o_ptr.dtype.element_ty), mask=v_mask)
+            tl.store(o_ptr + (row * H + head) * D + at_o, o.to(o_ptr.dtype.element_ty), mask=v_mask)
         left = tl.maximum(length - 1 - i, 0)
-        decayed = k.to(tl.float32) * tl.exp(-slope * left)[:, None]
-        rounded = decayed.to(k.dtype)
-        # Not accumulated in the product: a chunk's sum is rounded to the state's scale once, not at each of its tokens.
-        state = state * tl.exp(-slope * length) + tl.dot(tl.trans(rounded), v, input_precision=PRECISION)
+        # Of k and v it is v that decays: k stays in shared memory, where both products that need it read it.
+        decayed = v.to(tl.float32) * tl.exp(-slope * left).to(tl.float32)[:, None]
+        rounded = decayed.to(v.dtype)
+        kept = tl.exp(-slope * length).to(tl.float32)
+        state = state * kept + tl.dot(tl.trans(k), rounded, input_precision=PRECISION)
         if SPLIT:  # what rounding to bf16 has cut off
-            rest = (decayed - rounded.to(tl.float32)).to(k.dtype)
-            state += tl.dot(tl.trans(rest), v, input_precision=PRECISION)
+            rest = (decayed - rounded.to(tl.float32)).to(v.dtype)
+            state += tl.dot(tl.trans(k), rest, input_precision=PRECISION)
     if LEAVING:
         tl.store(leaving_ptr + state_at, state, mask=state_mask)
 
@@ -107,7 +119,7 @@ def join_kernel(
 ):
     """From what each segment adds to what enters it, in place, and the state after each sequence's last."""
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    slope = tl.load(slopes_ptr + head).to(tl.float32)
+    slope = tl.load(slopes_ptr + head).to(tl.float64)
     n = block * BLOCK + tl.arange(0, BLOCK)
     own_at = (sequence.to(tl.int64) * H + head) * NUMBERS + n
     if INITIAL:
@@ -125,5 +137,5 @@ def join_kernel(
         added = tl.load(state_ptr + at, mask=n < NUMBERS, other=0.0)
         tl.store(state_ptr + at, state, mask=n < NUMBERS)
         length = tl.minimum(SEGMENT, tokens - index * SEGMENT)
-        state = state * tl.exp(-slope * length) + added
+        state = state * tl.exp(-slope * length).to(tl.float32) + added
     tl.store(final_ptr + own_at, state, mask=n < NUMBERS)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from kernels.lightning import lightning_attention
-from tests.kernels.test_lightning_triton import CASES, check
+from kernels.lightning import lightning_attention, lightning_reference
+from tests.kernels.test_lightning_triton import CASES, check, errors
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -38,3 +41,33 @@ def test_nothing_waits_for_the_device():
         lightning_attention(q, k, v, slopes, cu_seqlens)[0].sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_borders_that_do_not_end_at_the_tokens_end_the_process():
+    script = (
+        "import torch; from kernels.lightning import lightning_attention\n"
+        "x = torch.zeros(6, 2, 16, device='cuda')\n"
+        "lightning_attention(x, x, x, torch.ones(2, device='cuda'), torch.tensor([0, 7], device='cuda'))\n"
+        "torch.cuda.synchronize()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "cu_seqlens does not end" in done.stderr
+
+
+def test_a_million_tokens_in_one_row():
+    """Forward and backward of all heads; the steepest and the flattest against float64."""
+    q, k, v, do = (torch.randn(1 << 20, 8, 128, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+    slopes, cu_seqlens = torch.linspace(0.9, 1e-5, 8, dtype=torch.float64), torch.tensor([0, 1 << 20])
+    slopes, cu_seqlens = slopes.cuda(), cu_seqlens.cuda()
+
+    def outcome(attention, heads: slice, dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [x[:, heads].to(dtype).requires_grad_() for x in (q, k, v)]
+        o, _ = attention(*leaves, slopes[heads], cu_seqlens)
+        return [x.detach() for x in (o, *torch.autograd.grad(o, leaves, do[:, heads].to(dtype)))]
+
+    found = outcome(lightning_attention, slice(None), torch.bfloat16)
+    for head in (slice(0, 1), slice(7, 8)):
+        exact = outcome(lightning_reference, head, torch.float64)
+        plain = errors([x.double() for x in outcome(lightning_reference, head, torch.bfloat16)], exact)
+        ours = errors([x[:, head].double() for x in found], exact)
+        assert all(a <= 2 * b for a, b in zip(ours, plain, strict=True)), (ours, plain)

@@ -94,14 +94,18 @@ def test_in_the_interpreter():
     [
         ({"k": torch.zeros(5, 2, 8)}, "k is"),
         ({"v": torch.zeros(6, 2, 8, dtype=torch.bfloat16)}, "v is .*bfloat16"),
-        ({"slopes": torch.zeros(3)}, "slopes"),
+        ({name: torch.zeros(6, 2, 8, dtype=torch.int64) for name in "qkv"}, "q is .*int64"),
+        ({"slopes": torch.zeros(3)}, "slopes is .3,."),
+        ({"slopes": torch.zeros(2, dtype=torch.bfloat16)}, "slopes is .*bfloat16"),
         ({"cu_seqlens": torch.tensor([0, 5])}, "cu_seqlens ends at 5"),
+        ({"cu_seqlens": torch.tensor([0.0, 6.0])}, "cu_seqlens is .*float32"),
+        ({"initial": torch.zeros(1, 2, 8, 8)}, "initial_state is .1, 2, 8, 8."),
     ],
 )
 def test_bad_input_is_refused_by_name(change, says):
     given = inputs([4, 2], 2, 8, False, "cpu", torch.float32) | change
     with pytest.raises(ValueError, match=says):
-        lightning_attention(*(given[name] for name in ("q", "k", "v", "slopes", "cu_seqlens")))
+        lightning_attention(*(given.get(name) for name in ("q", "k", "v", "slopes", "cu_seqlens", "initial")))
 
 
 def test_rows_without_borders_are_one_sequence():
