@@ -37,7 +37,8 @@ class Decoder:
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.buckets = _buckets(cache.slots)
         self.native = NativeDecoder.fitting(network, cache)
-        if cache.table_SM.is_cuda:
+        # In float32 torch's grouped GEMM asks the host for its groups, which a graph cannot.
+        if cache.table_SM.is_cuda and network.compute_dtype is not torch.float32:
             self._capture()
 
     def __call__(self, running: int, pages: int) -> Tensor:
