@@ -12,6 +12,7 @@ from torch import Tensor
 _WANTED_PROGRAMS = 528  # four for each multiprocessor of an H100
 _ENOUGH_A_SEQUENCE = 96  # walkers of one sequence with which it keeps up alone
 _SHORTEST_SEGMENT = 512
+_SHORT_SEQUENCE = 2048  # tokens that one program walks sooner than segments are found, walked and joined
 _MULTIPLE = 64
 
 
@@ -29,7 +30,8 @@ def segment_length(tokens: int, sequences: int, walkers: int) -> int | None:
 
     The second bound: so many walkers hide how unlike the lengths of their sequences are.
     """
-    if walkers >= _ENOUGH_A_SEQUENCE or sequences * walkers >= _WANTED_PROGRAMS:
+    short = tokens <= _SHORT_SEQUENCE * sequences
+    if short or walkers >= _ENOUGH_A_SEQUENCE or sequences * walkers >= _WANTED_PROGRAMS:
         return None
     segments = triton.cdiv(_WANTED_PROGRAMS, walkers)
     return max(_SHORTEST_SEGMENT, triton.cdiv(triton.cdiv(tokens, segments), _MULTIPLE) * _MULTIPLE)

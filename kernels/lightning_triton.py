@@ -31,12 +31,14 @@ _FLOAT32 = "ieee"
 def tiling(padded_dim: int, heads: int, sequences: int) -> tuple[int, int, int]:
     """Value columns of a program, its warps, stages of its loads; from shapes alone. Measured on an H100.
 
-    Each block of columns reads q and k again, from the cache. 64 of them leave registers to two programs a
-    multiprocessor, each loading two tiles ahead; where there is but one program, it had better load three.
+    Each block of columns reads q and k again, from the cache. 64 of them, two tiles ahead, leave registers and shared
+    memory to two programs a multiprocessor; where there is but one, or fewer, they had better be narrow and load more.
     """
     columns = min(64, padded_dim)
+    while columns > 32 and sequences * heads * (padded_dim // columns) < _MULTIPROCESSORS:
+        columns //= 2
     enough = sequences * heads * (padded_dim // columns) >= 2 * _MULTIPROCESSORS
-    return columns, 4, 2 if enough else 3
+    return columns, 4, 2 if columns > 32 and enough else 3
 
 
 def walk(
