@@ -11,6 +11,7 @@ import platform
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,19 +81,21 @@ def _processor() -> bytes:
     return "\n".join([platform.machine(), *found.values()]).encode()
 
 
-def call(name: str, *arguments: torch.Tensor | float | None) -> None:
-    """A function of the library; tensors as the address of their first element, the number of threads added."""
+def call(name: str, *arguments: Any) -> None:
+    """A function of the library: of tensors and structures their addresses, the number of threads added."""
     found = library()
     assert found is not None, "asked for where there is no library"
     getattr(found, name)(*map(_argument, arguments), ctypes.c_int64(torch.get_num_threads()))
 
 
-def _argument(value: torch.Tensor | float | None) -> ctypes._SimpleCData | None:
+def _argument(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
     if isinstance(value, float):
         return ctypes.c_float(value)
-    return None if value is None else ctypes.c_int64(value)
+    return ctypes.byref(value) if isinstance(value, (ctypes.Structure, ctypes.Array)) else value
 
 
 def serves(*tensors: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from kernels.native import library
+from kernels.native import call, library
 
 _LONGS = "hidden heads kv_heads dim experts top_k inner shared vocabulary layers rotated page_tokens table_row postnorm"
 _POINTERS = (
@@ -70,6 +70,7 @@ class NativeDecode:
         numbers: what the C structure calls `heads`, `kv_heads`, `dim`, `top_k`, `rotated`, `page_tokens`, `postnorm`,
             `eps`, `linear_eps`, `mlp_alpha`, `mlp_beta`.
         embedding_VX, final_norm_X, head_VX, frequencies: the latter RoPE's [rotated / 2].
+        former: one for the same network, whose memory this one takes over.
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class NativeDecode:
         final_norm_X: Tensor,
         head_VX: Tensor,
         frequencies: Tensor,
+        former: NativeDecode | None = None,
     ):
         found = library()
         assert found is not None, "asked for where there is no library"
         self._library = found
-        head = _packed(found, head_VX)
+        self._memory: dict[str, Tensor] = former._memory if former else {}
+        head = self._packed("head", head_VX)
         self._kept = [embedding_VX, final_norm_X, head, frequencies]
         pointers = dict(zip(("embedding", "final_norm", "head", "frequencies"), map(_address, self._kept), strict=True))
         experts, twice_inner, hidden = layers[0].gate_up_EJX.shape
@@ -99,17 +102,26 @@ class NativeDecode:
             **pointers,
             **numbers,
         )
-        self._layers = (_Layer * len(layers))(*map(self._layer, layers))
+        self._layers = (_Layer * len(layers))(*(self._layer(i, layer) for i, layer in enumerate(layers)))
 
-    def _layer(self, layer: LayerTensors) -> _Layer:
+    def _layer(self, index: int, layer: LayerTensors) -> _Layer:
         addresses = {}
         for field in fields(layer):
             tensor = getattr(layer, field.name)
             if isinstance(tensor, Tensor):
-                held = _packed(self._library, tensor) if field.name in _PACKED else tensor
+                held = self._packed(f"{index} {field.name}", tensor) if field.name in _PACKED else tensor
                 self._kept.append(held)
                 addresses[field.name.rsplit("_", 1)[0]] = _address(held)
         return _Layer(alpha=layer.scale[0], beta=layer.scale[1], **addresses)
+
+    def _packed(self, name: str, weight: Tensor) -> Tensor:
+        """Weights [..., n, k] in the panels that `matmul.h` reads."""
+        n, k = weight.shape[-2:]
+        count = weight.numel() // (n * k)
+        if name not in self._memory:
+            self._memory[name] = torch.empty(count, self._library.packed_columns(ctypes.c_int64(n)), k)
+        call("pack_weights", count, n, k, weight, self._memory[name])
+        return self._memory[name]
 
     def __call__(self, token_B: Tensor, position_B: Tensor, table_SM: Tensor) -> Tensor:
         """Logits float32 [B, V] after `token_B` at `position_B`, both int64; states, keys and values are written.
@@ -118,24 +130,8 @@ class NativeDecode:
         """
         logits_BV = torch.empty(len(token_B), self._network.vocabulary)
         self._network.table_row = table_SM.stride(0)
-        self._library.decode(
-            ctypes.byref(self._network),
-            self._layers,
-            ctypes.c_int64(len(token_B)),
-            ctypes.c_int64(torch.get_num_threads()),
-            *(ctypes.c_void_p(x.data_ptr()) for x in (token_B, position_B, table_SM, logits_BV)),
-        )
+        call("decode", self._network, self._layers, len(token_B), token_B, position_B, table_SM, logits_BV)
         return logits_BV
-
-
-def _packed(found: ctypes.CDLL, weight: Tensor) -> Tensor:
-    """Weights [..., n, k] in the panels that `matmul.h` reads."""
-    n, k = weight.shape[-2:]
-    count = weight.numel() // (n * k)
-    packed = torch.empty(count, found.packed_columns(ctypes.c_int64(n)), k)
-    sizes = (ctypes.c_int64(size) for size in (count, n, k))
-    found.pack_weights(*sizes, ctypes.c_void_p(weight.data_ptr()), ctypes.c_void_p(packed.data_ptr()))
-    return packed
 
 
 def _address(tensor: Tensor) -> int:

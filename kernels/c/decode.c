@@ -251,8 +251,8 @@ static void rows_through(const Network *net, const Layer *layers, int64_t first,
 }
 
 /* logits [n, V] after token [n] at position [n]; table [n, table_row] has the pages of each sequence. */
-void decode(const Network *net, const Layer *layers, int64_t n, int64_t threads, const int64_t *token,
-    const int64_t *position, const int64_t *table, float *logits)
+void decode(const Network *net, const Layer *layers, int64_t n, const int64_t *token, const int64_t *position,
+    const int64_t *table, float *logits, int64_t threads)
 {
     int64_t share = (n + threads - 1) / threads;
     share = share < 256 ? share : 256; /* rows whose activations fit the second cache */
@@ -263,8 +263,9 @@ void decode(const Network *net, const Layer *layers, int64_t n, int64_t threads,
 }
 
 /* `count` weights [n, k] the way `product` wants them. */
-void pack_weights(int64_t count, int64_t n, int64_t k, const float *weights, float *packed)
+void pack_weights(int64_t count, int64_t n, int64_t k, const float *weights, float *packed, int64_t threads)
 {
+#pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < count; i++)
         pack(k, n, (Matrix){weights + i * n * k, 1, k}, packed + i * padded(n) * k);
 }

@@ -21,6 +21,7 @@ class NativeDecoder:
     def __init__(self, network: MiniMax, cache: DecodeCache):
         self.network, self.cache = network, cache
         self._parameters = list(network.parameters())
+        self._decode: NativeDecode | None = None
         self._seen: list[tuple[int, int]] = []
 
     @classmethod
@@ -34,11 +35,12 @@ class NativeDecoder:
         """Logits [B, V] of the first rows."""
         # Also a write through `.data` is seen if it changes the storage; in place it is not.
         state = [(parameter._version, parameter.data_ptr()) for parameter in self._parameters]
-        if state != self._seen:
-            self._decode, self._seen = self._packed(), state
+        if self._decode is None or state != self._seen:
+            self._decode = self._packed(self._decode)
+            self._seen = state
         return self._decode(token_B, position_B, self.cache.table_SM)
 
-    def _packed(self) -> NativeDecode:
+    def _packed(self, former: NativeDecode | None) -> NativeDecode:
         network, config = self.network, self.network.config
         numbers = {
             "heads": config.num_attention_heads,
@@ -56,9 +58,8 @@ class NativeDecoder:
         layers = [self._layer(index, layer) for index, layer in enumerate(network.model.layers)]
         frequencies = rotary_frequencies(config.rope_dims, config.rope_theta, torch.device("cpu"))
         model = network.model
-        return NativeDecode(
-            layers, numbers, model.embed_tokens.weight, model.norm.weight, network.lm_head.weight, frequencies
-        )
+        ends = model.embed_tokens.weight, model.norm.weight, network.lm_head.weight
+        return NativeDecode(layers, numbers, *ends, frequencies, former)
 
     def _layer(self, index: int, layer: Any) -> LayerTensors:
         cache, mixer, experts = self.cache, layer.self_attn, layer.mlp.experts

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.native import serves
+from kernels.native_sample import sample_native
 from model.generation.randomness import uniform
 from model.generation.report import STOPS, Report, Watched
 from model.generation.rows import Rows
@@ -33,10 +35,7 @@ class Sampler:
             self._interrupt(sequences, clock)
         if features["min_tokens"]:
             logits_BV = ban(logits_BV, rows.stop_ids[slots], count_B < rows.min_tokens[slots])
-        cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
-        token_B, logprob_B, logp_BV = sample(
-            logits_BV, rows.temperature[slots], uniform(rows.key[slots], count_B), *cut
-        )
+        token_B, logprob_B, logp_BV = self._draw(slots, count_B, logits_BV, features)
         confident_B = logprob_B > self.repetition_logprob
         if features["interruption"]:
             token_B, written_B = self._written(slots, count_B, token_B)
@@ -44,6 +43,17 @@ class Sampler:
         self._record(slots, count_B, token_B, logprob_B, confident_B)
         watched = _watched(sequences, token_B, logprob_B, logp_BV) if features["watched"] else None
         return Report.of(sequences, clock, self._ended(slots, token_B), watched)
+
+    def _draw(
+        self, slots: slice, count_B: Tensor, logits_BV: Tensor, features: Mapping[str, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, their log-probabilities and, where somebody watches, those of the whole vocabulary (else empty)."""
+        rows = self.rows
+        temperature_B, key_B = rows.temperature[slots], rows.key[slots]
+        if serves(logits_BV) and not features["cut"] and not features["watched"]:
+            return *sample_native(logits_BV, temperature_B, key_B, count_B), logits_BV[:0]
+        cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
+        return sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)
 
     def _record(self, slots: slice, count_B: Tensor, token_B: Tensor, logprob_B: Tensor, confident_B: Tensor) -> None:
         rows = self.rows
