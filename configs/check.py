@@ -220,6 +220,12 @@ def _system(config: RunConfig) -> Iterator[str]:
         yield f"learner.zero_stage={learner.zero_stage}: must be 0, 1, 2 or 3"
     elif learner.offload and learner.zero_stage == 0:
         yield "learner.offload=true: needs learner.zero_stage of 1, 2 or 3"
+    jitter = 0.0 if config.model.from_checkpoint else config.model.router_jitter_noise
+    if learner.exact and jitter > 0:
+        yield (
+            f"learner.exact=true: model.router_jitter_noise={jitter} routes the learner by chance; set it to 0, "
+            "or learner.exact=false"
+        )
 
 
 def _value(config: RunConfig, key: str) -> float:

@@ -101,11 +101,16 @@ class SoftmaxAttention(nn.Module):
             v = join_packed(packed.past.values[self.layer], lengths_S, v, packed.cu_seqlens)
         if packed.future is not None:
             packed.future.keys[self.layer], packed.future.values[self.layer] = k, v
-        o_THD = varlen_attention(q, k, v, packed.cu_seqlens, packed.cu_seqlens_k)
-        return self.o_proj(o_THD.flatten(1))
+        return self.o_proj(self._attend(q, k, v, packed).flatten(1))
 
     def decode(self, x_BX: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, paging: Paging) -> Tensor:
         """One token a sequence; its key and value are written into the pages [N, Kv, P, D]."""
         q, k, v = self._qkv(x_BX, cos, sin)
         keys[paging.page_B, :, paging.offset_B], values[paging.page_B, :, paging.offset_B] = k, v
-        return self.o_proj(paged_attention(q, keys, values, paging.table_BM, paging.lengths_B).flatten(1))
+        return self.o_proj(self._attend_pages(q, keys, values, paging).flatten(1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
+        return varlen_attention(q, k, v, packed.cu_seqlens, packed.cu_seqlens_k)
+
+    def _attend_pages(self, q: Tensor, keys: Tensor, values: Tensor, paging: Paging) -> Tensor:
+        return paged_attention(q, keys, values, paging.table_BM, paging.lengths_B)

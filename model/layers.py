@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.linear import linear
+from kernels.logprobs import head_logprobs
 from kernels.rms_norm import rms_norm
 from model.routing import Routing
 
@@ -38,6 +40,19 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight)
+
+
+class LMHead(Linear):
+    """The head in float32 at both ends: without it M1's reward did not grow (arXiv 2506.13585, section 3.2)."""
+
+    def forward(self, hidden_TX: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
+        """Logits [T, V]; or, given targets, their log-probabilities [T] and the entropies [T]. Float32 or better.
+
+        Both go through `forward` because that is where ZeRO-3 gathers the weight.
+        """
+        if targets_T is None:
+            return super().forward(hidden_TX.to(at_least_float32(hidden_TX.dtype)))
+        return head_logprobs(hidden_TX, self.weight, targets_T, temperature)
 
 
 def rotary_tables(positions_T: Tensor, dims: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -72,6 +87,7 @@ class Context:
     states: dict[int, Tensor] = field(default_factory=dict)  # lightning: [S, H, D, D]
     keys: dict[int, Tensor] = field(default_factory=dict)  # softmax: packed [sum of lengths, Kv, D]
     values: dict[int, Tensor] = field(default_factory=dict)
+    tails: dict[int, Tensor] = field(default_factory=dict)  # exact mode on GPUs: [S, tile, keys and values, H, D]
 
 
 @dataclass

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import SOFTMAX, ModelConfig
-from kernels.logprobs import head_logprobs
+from kernels.exact import pointwise
 from model.attention import LightningAttention, SoftmaxAttention
-from model.layers import Context, Linear, Packed, RMSNorm, at_least_float32, rotary_tables
+from model.exact import make_exact
+from model.layers import Context, Linear, LMHead, Packed, RMSNorm, rotary_tables
 from model.layout import parameter_shapes
 from model.moe import MoE, SharedExpert
 from model.partition import local_part
@@ -49,7 +50,7 @@ class DecoderLayer(nn.Module):
         normed = self.mlp.jittered(self.post_attention_layernorm(x))
         update, router_logits = self.mlp(normed, routing)
         if hasattr(self, "shared_mlp"):
-            share = torch.sigmoid(self.coefficient(normed))
+            share = pointwise(torch.sigmoid, self.coefficient(normed))
             update = update * (1 - share) + self.shared_mlp(normed) * share
         return self._residual(x, normed, update, self.mlp_scale), router_logits
 
@@ -72,32 +73,24 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class LMHead(Linear):
-    """The head in float32 at both ends: without it M1's reward did not grow (arXiv 2506.13585, section 3.2)."""
-
-    def forward(self, hidden_TX: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
-        """Logits [T, V]; or, given targets, their log-probabilities [T] and the entropies [T]. Float32 or better.
-
-        Both go through `forward` because that is where ZeRO-3 gathers the weight.
-        """
-        if targets_T is None:
-            return super().forward(hidden_TX.to(at_least_float32(hidden_TX.dtype)))
-        return head_logprobs(hidden_TX, self.weight, targets_T, temperature)
-
-
 class MiniMax(nn.Module):
-    """Embedding, decoder layers, LM head. Parameters are float32; activations run in `compute_dtype`."""
+    """Embedding, decoder layers, LM head. Parameters are float32; activations run in `compute_dtype`.
 
-    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32):
+    `exact`: what a token comes to depends on nothing but the tokens before it, to the bit, packed or decoded.
+    """
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32, exact: bool = False):
         super().__init__()
         if problems := config.problems():
             raise ValueError("; ".join(problems))
-        self.config, self.compute_dtype = config, compute_dtype
+        self.config, self.compute_dtype, self.exact = config, compute_dtype, exact
         self.checkpoint_activations = False
         self.model = Decoder(config)
         self.lm_head = LMHead(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = cast(nn.Parameter, self.model.embed_tokens.weight)
+        if exact:
+            make_exact(self)
 
     def initialize(self, seed: int) -> MiniMax:
         """Random weights: normal(0, initializer_range), norms at 1. The same under any partition by ZeRO-3."""

@@ -35,6 +35,11 @@ def state_bytes(config: ModelConfig) -> int:
     return config.layer_types.count(LIGHTNING) * config.num_attention_heads * config.head_dim**2 * 4
 
 
+def tail_bytes(config: ModelConfig, tokens: int, itemsize: int = 2) -> int:
+    """Keys and values of a lightning tile of `tokens`, which the exact mode keeps of a sequence."""
+    return config.layer_types.count(LIGHTNING) * 2 * config.num_attention_heads * config.head_dim * itemsize * tokens
+
+
 def kv_bytes(config: ModelConfig, tokens: int = 1, itemsize: int = 2) -> int:
     """Keys and values of one sequence."""
     layers = config.layer_types.count(SOFTMAX)

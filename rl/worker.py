@@ -58,7 +58,7 @@ class RolloutWorker:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if config.learner.precision is Precision.bfloat16 else torch.float32
         with torch.device(device):
-            network = MiniMax(model, dtype)
+            network = MiniMax(model, dtype, config.learner.exact)
         self.engine = Engine(
             network,
             config.rollout.slots,

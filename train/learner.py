@@ -96,7 +96,7 @@ class Learner:
         if self.engine is not None:
             self.engine.destroy()
             self.engine = None
-        network = build_network(self.model, dtype, weights, self.config.seed, settings)
+        network = build_network(self.model, dtype, weights, self.config.seed, settings, self.config.learner.exact)
         network.checkpoint_activations = self.config.learner.activation_checkpointing
         adamw = torch.optim.AdamW(
             _decay_groups(network, optimizer.weight_decay),

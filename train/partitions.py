@@ -17,7 +17,12 @@ from model.partition import is_partitioned
 
 
 def build_network(
-    config: ModelConfig, dtype: torch.dtype, weights: str | None, seed: int, settings: dict[str, Any]
+    config: ModelConfig,
+    dtype: torch.dtype,
+    weights: str | None,
+    seed: int,
+    settings: dict[str, Any],
+    exact: bool = False,
 ) -> MiniMax:
     """The network with weights from a Hugging Face folder, or random ones; activations run in `dtype`.
 
@@ -31,7 +36,7 @@ def build_network(
         # Its dtype is float32 where the settings name no other; asking for float32 by name gives bf16 on CPU.
         context = zero.Init(config_dict_or_path=settings)
     with context:
-        network = MiniMax(config, dtype)
+        network = MiniMax(config, dtype, exact)
     if weights is None:
         network.initialize(seed)
     else:

@@ -9,7 +9,7 @@ from configs.load import to_yaml
 from configs.schema import LIGHTNING, ModelConfig, Precision, RunConfig
 from launch.ray_cluster import available_cores
 from model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
-from model.sizes import routing_bytes
+from model.sizes import routing_bytes, tail_bytes
 from train.folder import free_name
 from train.weights import network_config
 
@@ -91,9 +91,11 @@ def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
     options = config.rollout
     itemsize = 2 if config.learner.precision is Precision.bfloat16 else 4
     longest = config.data.max_prompt_tokens + config.sampling.max_tokens
+    # The exact mode on GPUs, which bf16 means here, keeps a tile of 64 tokens beside each state.
+    tail = tail_bytes(model, 64) if config.learner.exact and itemsize == 2 else 0
     parts = {
         "weights": 4 * count_parameters(model).total,
-        "lightning states": options.slots * state_bytes(model),
+        "lightning states": options.slots * (state_bytes(model) + tail),
         f"keys and values at {longest} tokens": options.slots * kv_bytes(model, longest, itemsize),
     }
     if config.algorithm.routing_replay:

@@ -26,6 +26,7 @@ class LearnerConfig:
     micro_batch_tokens: int = 16384  # packed tokens of one forward + backward on one rank
     activation_checkpointing: bool = False
     precision: Precision = Precision.float32
+    exact: bool = False  # log-probabilities equal the sampler's to the bit; slower on both sides
     threads: int = 0  # CPU threads a rank; 0: the machine's cores / world_size
 
 

@@ -13,7 +13,7 @@ from configs.schema import SOFTMAX, ModelConfig
 from model.attention import Paging
 from model.generation.rows import Rows
 from model.routing import routing_dtype
-from model.sizes import kv_bytes, routing_bytes, state_bytes
+from model.sizes import kv_bytes, routing_bytes, state_bytes, tail_bytes
 
 # Shares of what is free that a cache may take where nobody says how many tokens it is to hold.
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.25
@@ -21,9 +21,9 @@ _MOST_PAGES = 1 << 20
 
 
 class Saved(NamedTuple):
-    """What a sequence needs to go on, copied to the host: its states by layer, its pages of each pool."""
+    """What a sequence needs to go on, copied to the host: its row of each table of states, its pages of each pool."""
 
-    states: dict[int, Tensor]
+    states: list[Tensor]
     pages: list[Tensor]
 
 
@@ -32,7 +32,9 @@ class DecodeCache:
 
     A lightning layer keeps [slots, H, D, D] float32, whatever the length; a softmax layer keeps keys and values
     [pages + 1, Kv, P, D], the pages of the sequence in slot s being `table_SM[s]`. Page 0 takes what idle rows write.
-    With `record_routing` the tokens' expert choices lie in the same pages, [pages + 1, P, layers, K].
+    With `record_routing` the tokens' expert choices lie in the same pages, [pages + 1, P, layers, K]. With
+    `tail_tokens` states are those before the current tile of so many tokens, and what came since is in the tails,
+    [slots, tile, keys and values, H, D].
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class DecodeCache:
         dtype: torch.dtype,
         device: torch.device,
         record_routing: bool = False,
+        tail_tokens: int = 0,
     ):
         self.slots, self.pages, self.page_tokens = slots, pages, page_tokens
         heads, dim, kv_heads = config.num_attention_heads, config.head_dim, config.num_key_value_heads
         self.states: dict[int, Tensor] = {}
+        self.tails: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         for layer, kind in enumerate(config.layer_types):
@@ -56,11 +60,18 @@ class DecodeCache:
                 self.keys[layer], self.values[layer] = (_zeros(shape, dtype, device) for _ in range(2))
             else:
                 self.states[layer] = _zeros((slots, heads, dim, dim), torch.float32, device)
+                if tail_tokens:
+                    self.tails[layer] = _zeros((slots, tail_tokens, 2, heads, dim), dtype, device)
         self.routing: Tensor | None = None
         if record_routing:
             choices = (pages + 1, page_tokens, config.num_hidden_layers, config.num_experts_per_tok)
             self.routing = _zeros(choices, routing_dtype(config.num_local_experts), device)
         self.table_SM = torch.zeros(slots, 1, dtype=torch.int64, device=device)
+
+    @property
+    def _tables(self) -> list[Tensor]:
+        """Everything that has a row for a slot, but for the pages' table."""
+        return [*self.states.values(), *self.tails.values()]
 
     @property
     def _pools(self) -> list[Tensor]:
@@ -72,7 +83,7 @@ class DecodeCache:
     def reserved(self) -> dict[str, int]:
         """Bytes set aside, by use. On CPUs the system hands them out as they are first written."""
         return {
-            "state_bytes": sum(tensor.nbytes for tensor in self.states.values()),
+            "state_bytes": sum(tensor.nbytes for tensor in self._tables),
             "kv_bytes": sum(tensor.nbytes for tensor in (*self.keys.values(), *self.values.values())),
             "routing_bytes": 0 if self.routing is None else self.routing.nbytes,
             "kv_tokens": self.pages * self.page_tokens,
@@ -117,17 +128,23 @@ class DecodeCache:
         held = self.routing[pages[: -(-tokens // self.page_tokens)]]
         return held.flatten(0, 1)[:tokens].cpu().numpy().copy()
 
-    def fill(self, first_slot: int, states: dict[int, Tensor], sources: list[int]) -> None:
+    def fill(self, first_slot: int, states: dict[int, Tensor], tails: dict[int, Tensor], sources: list[int]) -> None:
         """Lightning states of sequences `sources` of a pass into consecutive slots; one source may serve many."""
-        for layer, state in states.items():
-            self.states[layer][first_slot : first_slot + len(sources)] = state[sources]
+        for table, found in ((self.states, states), (self.tails, tails)):
+            for layer, rows in found.items():
+                table[layer][first_slot : first_slot + len(sources)] = rows[sources]
+
+    def lightning(self, layer: int, position_B: Tensor) -> tuple[Tensor, ...]:
+        """What a lightning layer decodes the first rows with."""
+        state = self.states[layer][: len(position_B)]
+        return (state, self.tails[layer][: len(position_B)], position_B) if self.tails else (state,)
 
     def copy_pages(self, sources: list[int], targets: list[int]) -> None:
         for pool in self._pools:
             pool[targets] = pool[sources]
 
     def move(self, sources: list[int], targets: list[int]) -> None:
-        for tensor in (*self.states.values(), self.table_SM):
+        for tensor in (*self._tables, self.table_SM):
             tensor[targets] = tensor[sources]
 
     def idle(self, slots: slice, rows: Rows) -> None:
@@ -136,12 +153,11 @@ class DecodeCache:
             self.table_SM[slots], rows.position[slots], rows.token[slots] = 0, 0, 0
 
     def save(self, slot: int, pages: list[int]) -> Saved:
-        states = {layer: x[slot].cpu().clone() for layer, x in self.states.items()}
-        return Saved(states, [pool[pages].cpu() for pool in self._pools])
+        return Saved([x[slot].cpu().clone() for x in self._tables], [pool[pages].cpu() for pool in self._pools])
 
     def restore(self, slot: int, pages: list[int], saved: Saved) -> None:
-        for layer, state in saved.states.items():
-            self.states[layer][slot] = state.to(self.states[layer].device)
+        for table, state in zip(self._tables, saved.states, strict=True):
+            table[slot] = state.to(table.device)
         for pool, copy in zip(self._pools, saved.pages, strict=True):
             pool[pages] = copy.to(pool.device)
         self.set_pages(slot, [pages])
@@ -162,12 +178,13 @@ def cache_pages(
     dtype: torch.dtype,
     device: torch.device,
     record_routing: bool = False,
+    tail_tokens: int = 0,
 ) -> int:
     """Pages that hold `kv_tokens`, or else every slot at `max_length` as far as a share of the free memory goes."""
     most = -(-max_length // page_tokens) * slots
     if kv_tokens is not None:
         return max(1, min(most, -(-kv_tokens // page_tokens)))
-    free = _free_bytes(device) - slots * state_bytes(config)
+    free = _free_bytes(device) - slots * (state_bytes(config) + tail_bytes(config, tail_tokens, dtype.itemsize))
     routing = routing_bytes(config, page_tokens) if record_routing else 0
     page_bytes = max(1, kv_bytes(config, page_tokens, dtype.itemsize) + routing)
     return max(1, min(most, free // page_bytes, _MOST_PAGES))

@@ -62,7 +62,7 @@ class Decoder:
         layer: Any
         for index, layer in enumerate(network.model.layers):
             if index in cache.states:
-                x_BX = layer.decode(x_BX, cache.states[index][:rows], routing=routing)
+                x_BX = layer.decode(x_BX, *cache.lightning(index, position_B), routing=routing)
             else:
                 held = cache.keys[index], cache.values[index]
                 x_BX = layer.decode(x_BX, cos, sin, *held, paging, routing=routing)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.exact import TILE
 from model.generation.cache import DecodeCache, cache_pages
 from model.generation.decode import Decoder, sampling_precision
 from model.generation.pages import PagePool
@@ -60,9 +61,13 @@ class Engine:
         device, config, dtype = network.lm_head.weight.device, network.config, network.compute_dtype
         page_tokens = page_tokens or (64 if device.type == "cuda" else 16)
         longest = min(max_length or config.max_position_embeddings, config.max_position_embeddings)
-        pages = cache_pages(config, slots, longest, kv_tokens, page_tokens, dtype, device, record_routing)
+        tail_tokens = TILE if network.exact and device.type == "cuda" else 0
+        if tail_tokens and page_tokens != tail_tokens:
+            raise ValueError(f"page_tokens={page_tokens}: must be {tail_tokens} in the exact mode")
+        extras = record_routing, tail_tokens
+        pages = cache_pages(config, slots, longest, kv_tokens, page_tokens, dtype, device, *extras)
         self.max_length = min(longest, pages * page_tokens)
-        self.cache = DecodeCache(config, slots, pages, page_tokens, dtype, device, record_routing)
+        self.cache = DecodeCache(config, slots, pages, page_tokens, dtype, device, *extras)
         # On CUDA a step's flags are read when the next one is under way, and graphs want tables that never grow.
         self.lag = int(device.type == "cuda")
         if self.lag:
@@ -210,7 +215,7 @@ class Engine:
             while reading.left:
                 self.reader.run([(reading, self.reader.portion(reading, self.reader.budget))], again=True)
             assert reading.outcome is not None  # a sequence has a prompt
-            self.cache.fill(sequence.slot, reading.outcome.states, [reading.source])
+            self.cache.fill(sequence.slot, reading.outcome.states, reading.outcome.tails, [reading.source])
 
     def _admit(self) -> None:
         """Read waiting prompts and give their samples the free slots, once those are worth a pass."""
@@ -242,7 +247,7 @@ class Engine:
             readings = list(members)
             sources, outcome = [reading.source for reading in readings], readings[0].outcome
             assert outcome is not None  # these have been read
-            self.cache.fill(slot, outcome.states, sources)
+            self.cache.fill(slot, outcome.states, outcome.tails, sources)
             logits.append(outcome.logits_SV[sources])
             slot += len(sources)
         for waiting, sample in starts:

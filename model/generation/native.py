@@ -26,10 +26,11 @@ class NativeDecoder:
 
     @classmethod
     def fitting(cls, network: MiniMax, cache: DecodeCache) -> NativeDecoder | None:
-        """One for this network, or None where torch is to compute, as it does where expert choices are recorded."""
+        """One for this network, or None where torch is to compute, as it does for records and the exact mode."""
         parameters = list(network.parameters())
         counted = not any(parameter.is_inference() for parameter in parameters)  # their writes
-        return cls(network, cache) if counted and cache.routing is None and serves(*parameters) else None
+        plain = cache.routing is None and not network.exact
+        return cls(network, cache) if plain and counted and serves(*parameters) else None
 
     def __call__(self, token_B: Tensor, position_B: Tensor) -> Tensor:
         """Logits [B, V] of the first rows."""

@@ -26,6 +26,7 @@ class Pass(NamedTuple):
     """What a pass left of its sequences: lightning states by layer [S, H, D, D], logits after the last token [S, V]."""
 
     states: dict[int, Tensor]
+    tails: dict[int, Tensor]  # in the exact mode on GPUs, keys and values since
     logits_SV: Tensor
 
 
@@ -47,8 +48,11 @@ class Reading:
         """Let go of the other sequences' part of the last pass."""
         if self.outcome and len(self.outcome.logits_SV) > 1:
             own = slice(self.source, self.source + 1)
-            states = {layer: state[own].clone() for layer, state in self.outcome.states.items()}
-            self.outcome, self.source = Pass(states, self.outcome.logits_SV[own].clone()), 0
+            states, tails = (
+                {layer: rows[own].clone() for layer, rows in found.items()}
+                for found in (self.outcome.states, self.outcome.tails)
+            )
+            self.outcome, self.source = Pass(states, tails, self.outcome.logits_SV[own].clone()), 0
 
 
 @dataclass(eq=False)
@@ -97,7 +101,7 @@ class Reader:
         output = self.network(self._tensor(tokens_T), self._tensor(borders), past, return_context=True, routing=routing)
         self._write(output.context, parts, routing)
         logits_SV = self.network.lm_head(output.hidden_TX[self._tensor(borders[1:] - 1)])
-        outcome = Pass(output.context.states, logits_SV)
+        outcome = Pass(output.context.states, output.context.tails, logits_SV)
         for source, (reading, count) in enumerate(parts):
             reading.read, reading.outcome, reading.source = reading.read + count, outcome, source
         return len(tokens_T)

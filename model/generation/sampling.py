@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.exact import tempered_logprobs
+
 
 def sample(
     logits_BV: Tensor,
@@ -22,7 +24,7 @@ def sample(
         distribution's log-probabilities [B, V].
     """
     greedy_B = temperature_B == 0
-    logp_BV = (logits_BV / temperature_B.masked_fill(greedy_B, 1.0)[:, None]).log_softmax(-1)
+    logp_BV = tempered_logprobs(logits_BV, temperature_B.masked_fill(greedy_B, 1.0))
     if top_p_B is not None and top_k_B is not None:
         logp_BV = _cut(logp_BV, top_p_B, top_k_B)
     cdf_BV = logp_BV.double().exp_().cumsum(-1)

@@ -54,6 +54,11 @@ REFUSED = [
     (["rewards.clip_min=2"], "rewards.clip_min=2.0: must be below rewards.clip_max", ""),
     (["learner.zero_stage=4"], "learner.zero_stage=4: must be 0, 1, 2 or 3", ""),
     (["learner.zero_stage=0", "learner.offload=true"], "learner.offload=true: needs learner.zero_stage", ""),
+    (
+        ["learner.exact=true", "model.router_jitter_noise=0.1"],
+        "learner.exact=true: model.router_jitter_noise=0.1 routes the learner by chance",
+        "",
+    ),
     (["cluster.object_store_mb=10"], "cluster.object_store_mb=10: must be at least 80", ""),
     (["name=a/b"], "name=a/b: must be the name of a folder", ""),
     (["model=checkpoint"], "model.from_checkpoint=true: add checkpoint=", ""),

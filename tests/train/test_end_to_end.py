@@ -80,6 +80,16 @@ def test_sft_alone(tmp_path):
     assert (tmp_path / "sft/checkpoints/warm-000003/model/config.json").exists()
 
 
+def test_exact_log_probabilities_from_worker_to_learner(tmp_path):
+    """Two steps of one update: every ratio is 1 to the bit, under ZeRO-3 and over packed rows."""
+    options = "learner.exact=true", "learner.zero_stage=3", "algorithm.updates_per_step=1", "steps=2"
+    run("train", *TINY, *options, f"runs_dir={tmp_path}", "name=exact", "tracking.mode=disabled")
+    steps = [line for line in metrics(tmp_path / "exact") if "policy/loss" in line]
+    assert len(steps) == 2
+    for line in steps:
+        assert line["policy/k3_kl"] == 0 and line["policy/ratio_max"] == line["policy/ratio_min"] == 1
+
+
 def test_on_a_running_cluster_of_two_nodes(two_nodes, tmp_path):
     out = run("train", *TINY, f"cluster.address={two_nodes}", f"runs_dir={tmp_path}", "tracking.mode=disabled")
     assert "step 3/3" in out and (tmp_path / "smoke/checkpoints/step-000003/model/config.json").exists()

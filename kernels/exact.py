@@ -1,0 +1,159 @@
+"""A forward whose rows depend on themselves alone, so that learner and sampler agree to the bit; ordinary gradients.
+
+A matrix product rounds otherwise at other row counts, and decoding attends otherwise than packed rows do. Here every
+operation gives a row the same bits whatever stands beside it and however it came: on GPUs by Triton kernels with one
+order of sums, on CPUs by torch in blocks of one shape and mixers that go token by token. What torch does by row anyway
+(elementwise on GPUs, softmax, top-k) is left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.logprobs import head_logprobs
+from kernels.rms_norm import rms_norm_reference
+
+_ROWS = 16  # of a block on a CPU: fewer take other paths through MKL
+_NUMBERS = 1 << 14  # of a block of elementwise work on a CPU: one thread, and whole vectors
+_LOGITS_AT_ONCE = 1 << 24
+
+
+class _Straight(torch.autograd.Function):
+    """What `exact` computes, with the gradient of `ordinary`, which is computed again for it."""
+
+    @staticmethod
+    def forward(ctx, exact, ordinary, *tensors):
+        ctx.ordinary = ordinary
+        ctx.save_for_backward(*tensors)
+        return exact(*tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        wanted = ctx.needs_input_grad[2:]
+        leaves = [x.detach().requires_grad_(needed) for x, needed in zip(ctx.saved_tensors, wanted, strict=True)]
+        with torch.enable_grad():
+            outputs = ctx.ordinary(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        found = iter(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], grads))
+        return None, None, *(next(found) if needed else None for needed in wanted)
+
+
+def straight(exact: Callable[..., Any], ordinary: Callable[..., Any], *tensors: Tensor) -> Any:
+    """`exact(*tensors)`, differentiable as `ordinary(*tensors)`: one tensor or a tuple of them."""
+    return _Straight.apply(exact, ordinary, *tensors)
+
+
+def pointwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An elementwise function; on CPUs the last few numbers of a call, or of a thread, go another way than the rest."""
+    if x.is_cuda:
+        return function(x)
+    padded = F.pad(x.flatten(), (0, -x.numel() % 64))
+    return torch.cat([function(block) for block in padded.split(_NUMBERS)])[: x.numel()].view(x.shape)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, ends, dtype):
+        ctx.save_for_backward(x, weight, ends)
+        if x.is_cuda:
+            from kernels.exact_linear_triton import linear_triton
+
+            return linear_triton(x, weight, ends, dtype)
+        if ends is None:
+            return _in_blocks(x.to(dtype), weight)
+        parts = x.split(_counts(ends))
+        return torch.cat([_in_blocks(part, own) for part, own in zip(parts, weight, strict=True)])
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight, ends = ctx.saved_tensors
+        if ends is None:
+            return (dy @ weight.to(dy.dtype)).to(x.dtype), (dy.T @ x.to(dy.dtype)).to(weight.dtype), None, None
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            return F.grouped_mm(dy, weight, offs=ends), F.grouped_mm(dy.T, x, offs=ends), None, None
+        counts = _counts(ends)
+        parts = list(zip(dy.split(counts), x.split(counts), weight, strict=True))
+        dx = torch.cat([grad @ own for grad, _, own in parts])
+        return dx, torch.stack([grad.T @ rows for grad, rows, _ in parts]), None, None
+
+
+def _counts(ends_E: Tensor) -> list[int]:
+    ends = ends_E.tolist()
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _in_blocks(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
+    missing = -x_TK.shape[1] % 16  # rows that begin anywhere are summed in more than one order
+    padded = F.pad(x_TK, (0, missing, 0, -len(x_TK) % _ROWS))
+    weight = F.pad(weight_NK, (0, missing)) if missing else weight_NK
+    return torch.cat([F.linear(block, weight) for block in padded.split(_ROWS)])[: len(x_TK)]
+
+
+def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """x W^T in x's dtype; or, with float32 weights, in `dtype`, float32 or better."""
+    return _Linear.apply(x_TK, weight_NK, None, dtype or x_TK.dtype)
+
+
+def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
+    """As `kernels.experts.moe_experts`; a token's experts are summed in the order in which they were chosen."""
+    tokens, top_k = expert_TK.shape
+    sorted_N, order_N = expert_TK.flatten().sort(stable=True)
+    ends_E = torch.searchsorted(sorted_N, torch.arange(len(down_EXI), device=x_TX.device), right=True, out_int32=True)
+    place_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=x_TX.device))
+    rows = x_TX.index_select(0, order_N // top_k)
+    gate, up = _Linear.apply(rows, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype).chunk(2, dim=-1)
+    out = _Linear.apply(pointwise(F.silu, gate) * up, down_EXI.to(x_TX.dtype), ends_E, x_TX.dtype)
+    parts_TKX = out.index_select(0, place_N).view(tokens, top_k, -1) * weight_TK[..., None].to(x_TX.dtype)
+    return ordered_sum(parts_TKX.unbind(1))
+
+
+def ordered_sum(parts: tuple[Tensor, ...]) -> Tensor:
+    """One after the other; a reduction's order may follow the number of rows."""
+    total, *rest = parts
+    for part in rest:
+        total = total + part
+    return total
+
+
+def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float) -> Tensor:
+    """As `kernels.rms_norm.rms_norm` for rows [T, X], whose torch reference goes by row on CPUs."""
+
+    def ordinary(x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm_reference(x, weight, eps)
+
+    if not x_TX.is_cuda:
+        return ordinary(x_TX, weight_X)
+    from kernels.rms_norm_triton import rms_norm_triton
+
+    return straight(lambda x, weight: rms_norm_triton(x.contiguous(), weight, eps), ordinary, x_TX, weight_X)
+
+
+def tempered_logprobs(logits_TV: Tensor, temperature_T: Tensor) -> Tensor:
+    """Log-probabilities [T, V] at a temperature for each row: a tensor, as a number would be inverted first."""
+    return (logits_TV / temperature_T[:, None]).log_softmax(-1)
+
+
+def exact_logprobs(
+    hidden_TX: Tensor, weight_VX: Tensor, targets_T: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """As `kernels.logprobs.head_logprobs`, the log-probabilities those that a sampler finds by `tempered_logprobs`."""
+
+    def run(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        rows = max(1, _LOGITS_AT_ONCE // len(weight))
+        logprobs, entropies = [hidden.new_empty(0, dtype=dtype)], [hidden.new_empty(0, dtype=dtype)]
+        for part, targets in zip(hidden.split(rows), targets_T.split(rows), strict=True):
+            logp = tempered_logprobs(linear(part, weight, dtype), torch.full_like(targets, temperature, dtype=dtype))
+            logprobs.append(logp.gather(1, targets[:, None]).squeeze(1))
+            entropies.append(-(logp.exp() * logp).sum(-1))
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def ordinary(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return head_logprobs(hidden, weight, targets_T, temperature)
+
+    return straight(run, ordinary, hidden_TX, weight_VX)

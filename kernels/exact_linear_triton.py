@@ -1,0 +1,127 @@
+"""Matrix products whose every row is the same whatever other rows there are: one order of sums, forward only.
+
+A row of a product is a chain of tensor-core instructions along the inner dimension, 16 numbers at a time. No tile cuts
+that chain, so tiles may follow the number of rows: what a row comes to depends on the row and the weights alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_DEPTH = 64
+
+
+@triton.jit
+def _linear_kernel(
+    x_ptr,
+    weight_ptr,
+    y_ptr,
+    ends_ptr,
+    rows,
+    x_row,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    EXPERTS_PADDED: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A tile of y = x W^T. With EXPERTS, the rows up to ends[e] and not before ends[e - 1] meet the weights of e."""
+    first, last, column = tl.program_id(1) * ROWS, rows, tl.program_id(0)
+    if EXPERTS > 0:
+        e = tl.arange(0, EXPERTS_PADDED)
+        ends = tl.load(ends_ptr + e, mask=e < EXPERTS, other=0)
+        starts = tl.load(ends_ptr + e - 1, mask=(e > 0) & (e < EXPERTS), other=0)
+        tiles = tl.where(e < EXPERTS, (ends - starts + ROWS - 1) // ROWS, 0)
+        before = tl.cumsum(tiles, 0) - tiles
+        here = (tl.program_id(1) >= before) & (tl.program_id(1) < before + tiles)
+        if tl.sum(here.to(tl.int32), 0) == 0:
+            return
+        first = tl.sum(tl.where(here, starts + (tl.program_id(1) - before) * ROWS, 0), 0)
+        last = tl.sum(tl.where(here, ends, 0), 0)
+        weight_ptr += tl.sum(tl.where(here, e, 0), 0).to(tl.int64) * N * K
+    r = first + tl.arange(0, ROWS)
+    n = column * COLUMNS + tl.arange(0, COLUMNS)
+    k = tl.arange(0, DEPTH)
+    x_at = x_ptr + r.to(tl.int64)[:, None] * x_row + k[None, :]
+    weight_at = weight_ptr + n.to(tl.int64)[None, :] * K + k[:, None]
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for done in range(0, K, DEPTH):
+        inside = done + k < K
+        x = tl.load(x_at + done, mask=(r < last)[:, None] & inside[None, :], other=0.0)
+        weight = tl.load(weight_at + done, mask=(n < N)[None, :] & inside[:, None], other=0.0)
+        if PARTS == 3:  # a float32 weight is the sum of three bf16 ones, and x is one already
+            high = weight.to(x.dtype)
+            rest = weight - high.to(tl.float32)
+            middle = rest.to(x.dtype)
+            low = (rest - middle.to(tl.float32)).to(x.dtype)
+            sums = tl.dot(x, low, sums)
+            sums = tl.dot(x, middle, sums)
+            sums = tl.dot(x, high, sums)
+        else:
+            sums = tl.dot(x, weight, sums, input_precision=PRECISION)
+    at = y_ptr + r.to(tl.int64)[:, None] * N + n[None, :]
+    tl.store(at, sums.to(y_ptr.dtype.element_ty), mask=(r < last)[:, None] & (n < N)[None, :])
+
+
+def tiling(rows: int, columns: int, split: bool, wide: bool, grouped: bool) -> tuple[int, int, int, int]:
+    """Rows and columns of a tile, warps, stages of loads; measured on an H100. `rows`: of one expert, if grouped."""
+    if wide:
+        return 64, 64, 4, 2
+    if split and columns <= 32:
+        return 64, 16, 4, 4
+    if split:
+        return (128, 64, 8, 3) if rows > 128 else (64, 64, 4, 3)
+    if rows >= 256 and columns >= 256:
+        return 128, 256, 8, 3 if grouped else 4
+    if grouped:
+        return 64, 128, 4, 4
+    return 64, 64 if rows > 128 else 32, 4, 4
+
+
+def linear_triton(
+    x_TK: Tensor, weight: Tensor, ends_E: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """x W^T for weight [N, K], or for rows sorted by expert weight [E, N, K] and where each one's rows end, int32 [E].
+
+    Float32 weights beside bf16 rows are multiplied as float32. Returns [T, N] in `dtype`, by default x's.
+    """
+    rows, (*_, columns, depth) = len(x_TK), weight.shape
+    y_TN = torch.empty(rows, columns, dtype=dtype or x_TK.dtype, device=x_TK.device)
+    if not rows:
+        return y_TN
+    split = weight.dtype != x_TK.dtype
+    experts = 0 if ends_E is None else len(ends_E)
+    wide = x_TK.dtype == torch.float32
+    tile_rows, tile_columns, warps, stages = tiling(rows // max(1, experts), columns, split, wide, experts > 0)
+    kernel: Any = _linear_kernel
+    x_TK = x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
+    # Every expert may end within a tile.
+    kernel[(triton.cdiv(columns, tile_columns), triton.cdiv(rows, tile_rows) + experts)](
+        x_TK,
+        weight.contiguous(),
+        y_TN,
+        ends_E if ends_E is not None else x_TK,
+        rows,
+        x_TK.stride(0),
+        N=columns,
+        K=depth,
+        EXPERTS=experts,
+        EXPERTS_PADDED=triton.next_power_of_2(max(1, experts)),
+        PARTS=3 if split else 1,
+        ROWS=tile_rows,
+        COLUMNS=tile_columns,
+        DEPTH=min(_DEPTH, max(16, triton.next_power_of_2(depth))),
+        PRECISION="ieee" if wide else "tf32",
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return y_TN

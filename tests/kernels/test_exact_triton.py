@@ -1,0 +1,127 @@
+"""The exact mode's kernels: right, and a row's bits whatever is beside it; in the interpreter and on devices."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.attention import varlen_attention
+from kernels.lightning import lightning_reference
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    return float((found.double().cpu() - exact.cpu()).norm() / exact.norm().cpu())
+
+
+def same(found: Tensor, wanted: Tensor) -> bool:
+    """Equal to the bit; the interpreter's matrix product (NumPy's) rounds by where in a tile a row lies."""
+    if found.is_cuda:
+        return torch.equal(found, wanted)
+    return torch.allclose(found.float(), wanted.float(), rtol=4e-3 if found.dtype is torch.float16 else 1e-4, atol=1e-5)
+
+
+def check_linear(device: str, dtype: torch.dtype) -> None:
+    """Dense, sorted by expert, and float32 weights beside narrow rows; against float64, and rows by themselves."""
+    from kernels.exact_linear_triton import linear_triton
+
+    generator = torch.Generator().manual_seed(0)
+    bound = 2e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
+    for depth, columns in ((64, 48), (80, 33)):
+        x = torch.randn(70, depth, generator=generator).to(device, dtype)
+        weight = torch.randn(5, columns, depth, generator=generator).to(device, dtype)
+        y = linear_triton(x, weight[0])
+        assert relative(y, F.linear(x.double(), weight[0].double())) < bound
+        for rows in (slice(0, 1), slice(64, 70)):
+            assert torch.equal(linear_triton(x[rows], weight[0]), y[rows])
+        for rows in (slice(13, 20), slice(3, 69)):
+            assert same(linear_triton(x[rows], weight[0]), y[rows])
+        ends = torch.tensor([7, 7, 40, 69, 70], dtype=torch.int32, device=device)
+        y = linear_triton(x, weight, ends)
+        alone = torch.cat([linear_triton(part, w) for part, w in zip(x.split([7, 0, 33, 29, 1]), weight, strict=True)])
+        assert same(y, alone)
+        wide = torch.randn(columns, depth, generator=generator).to(device)
+        if dtype is not torch.float16:  # three of which do not make a float32
+            y = linear_triton(x, wide, dtype=torch.float32)
+            assert relative(y, F.linear(x.double(), wide.double())) < 2e-6
+            assert same(linear_triton(x[5:9], wide, dtype=torch.float32), y[5:9])
+
+
+def check_lightning(device: str, dtype: torch.dtype) -> None:
+    """Packed rows against float64, then token by token over the state and tail that a first part has left."""
+    from kernels.exact_lightning_triton import TILE, lightning_decode_triton, lightning_triton
+
+    generator = torch.Generator().manual_seed(0)
+    for heads, dim, lengths, begun in ((2, 16, [70, 3, 128], [64, 0, 64]), (1, 24, [131], [128])):
+        tokens = sum(lengths)
+        qkv = torch.randn(tokens, heads, 3 * dim, generator=generator).to(device, dtype)
+        q, k, v = qkv.split(dim, -1)
+        slopes = torch.linspace(0.9, 1e-4, heads, dtype=torch.float64, device=device)
+        cu = torch.tensor([0, *lengths], device=device).cumsum(0)
+        o, after = lightning_triton(q, k, v, slopes, cu, None, True)
+        expected, _ = lightning_reference(q.double(), k.double(), v.double(), slopes, cu)
+        assert relative(o, expected) < (2e-6 if dtype is torch.float32 else 4 * torch.finfo(dtype).eps)
+        for index, (length, start) in enumerate(zip(lengths, begun, strict=True)):
+            own = slice(int(cu[index]), int(cu[index]) + length)
+            first, rest = slice(own.start, own.start + start), slice(own.start + start, own.stop)
+            state = torch.zeros(1, heads, dim, dim, device=device)
+            if start:
+                border = torch.tensor([0, start], device=device)
+                part, state = lightning_triton(q[first], k[first], v[first], slopes, border, None, True)
+                assert torch.equal(part, o[first])
+                border = torch.tensor([0, length - start], device=device)
+                part, _ = lightning_triton(q[rest], k[rest], v[rest], slopes, border, state, False)
+                assert torch.equal(part, o[rest])
+            tail = torch.full((1, TILE, 2, heads, dim), float("nan"), device=device, dtype=dtype)
+            for token in range(rest.start, rest.stop):
+                at = torch.tensor([token - own.start], device=device)
+                one = (x[token : token + 1] for x in (q, k, v))
+                assert torch.equal(lightning_decode_triton(*one, slopes, at, state, tail)[0], o[token]), token
+            assert torch.equal(state[0], after[index])
+
+
+def check_attention(device: str, dtype: torch.dtype) -> None:
+    """Packed rows against float64; the same with a left context; then one token at a time over pages."""
+    from kernels.exact_attention_triton import TILE, attention_triton, paged_triton
+
+    generator = torch.Generator().manual_seed(0)
+    for heads, kv_heads, dim, lengths in ((4, 2, 16, [5, 130, 64]), (3, 1, 24, [70])):
+        q = torch.randn(sum(lengths), heads, dim, generator=generator).to(device, dtype)
+        k, v = torch.randn(2, sum(lengths), kv_heads, dim, generator=generator).to(device, dtype)
+        cu = torch.tensor([0, *lengths], device=device).cumsum(0)
+        o = attention_triton(q, k, v, cu, cu)
+        expected = varlen_attention(q.double(), k.double(), v.double(), cu)
+        assert relative(o, expected) < (2e-6 if dtype is torch.float32 else 4 * torch.finfo(dtype).eps)
+        for start, length in zip(cu.tolist(), lengths, strict=False):
+            own, late = slice(start, start + length), slice(start + length // 3, start + length)
+            cu_q = torch.tensor([0, late.stop - late.start], device=device)
+            cu_k = torch.tensor([0, length], device=device)
+            assert same(attention_triton(q[late], k[own], v[own], cu_q, cu_k), o[late])
+            pages = -(-length // TILE)
+            padded = [F.pad(x[own], (0, 0, 0, 0, 0, pages * TILE - length)) for x in (k, v)]
+            keys, values = (x.view(pages, TILE, kv_heads, dim).transpose(1, 2).contiguous() for x in padded)
+            table = torch.arange(pages, device=device).expand(3, -1).contiguous()
+            for token in {0, 1, length // 2, length - 1}:
+                seen = torch.full((3,), token + 1, device=device)
+                one = q[start + token].expand(3, -1, -1)
+                assert same(paged_triton(one, keys, values, table, seen)[1], o[start + token])
+
+
+CHECKS = [check_linear, check_lightning, check_attention]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
+def test_kernels_in_the_interpreter(check, dtype):
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    code = f"import torch, tests.kernels.test_exact_triton as t; t.{check}('cpu', torch.{dtype})"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
