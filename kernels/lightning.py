@@ -200,16 +200,26 @@ def lightning_recurrent(
     return torch.stack(out) if out else torch.zeros_like(v_THD), state
 
 
-def lightning_decode(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
-    """One token a sequence; `state_BHDD` (float32, contiguous) is updated in place. Returns o [B, H, D].
+def lightning_decode(
+    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_SHDD: Tensor, slots_B: Tensor | None = None
+) -> Tensor:
+    """One token a sequence; its state (float32, contiguous) is updated in place. Returns o [B, H, D].
 
+    slots_B: int [B], which state is whose; none twice, and negative for rows that are idle: they touch no state and
+        their output is 0. Without it row i has the i-th state.
     Runs in Triton on CUDA; elsewhere the torch reference.
     """
-    if state_BHDD.is_cuda:
+    if state_SHDD.is_cuda:
         from kernels.lightning_decode_triton import lightning_decode_triton
 
-        return lightning_decode_triton(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
-    return lightning_decode_reference(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
+        return lightning_decode_triton(q_BHD, k_BHD, v_BHD, slopes_H, state_SHDD, slots_B)
+    if slots_B is None:
+        return lightning_decode_reference(q_BHD, k_BHD, v_BHD, slopes_H, state_SHDD)
+    out, busy = torch.zeros_like(q_BHD), (slots_B >= 0).nonzero().squeeze(1)
+    own = state_SHDD[slots_B[busy]]
+    out[busy] = lightning_decode_reference(q_BHD[busy], k_BHD[busy], v_BHD[busy], slopes_H, own)
+    state_SHDD[slots_B[busy]] = own
+    return out
 
 
 def lightning_decode_reference(

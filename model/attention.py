@@ -47,7 +47,7 @@ class LightningAttention(nn.Module):
         self.out_proj = Linear(width, config.hidden_size)
         self.norm = RMSNorm(width, config.linear_norm_eps)
 
-    def _slopes(self, device: torch.device) -> Tensor:
+    def slopes(self, device: torch.device) -> Tensor:
         return layer_slopes(self.heads, self.layer, self.layers, device)
 
     def _output(self, x_TX: Tensor, o_THD: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class LightningAttention(nn.Module):
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
         past = packed.past.states[self.layer] if packed.past else None
         wanted = packed.future is not None
-        qkv_TJ, slopes_H = self.qkv_proj(x_TX), self._slopes(x_TX.device)
+        qkv_TJ, slopes_H = self.qkv_proj(x_TX), self.slopes(x_TX.device)
         o_THD, state = silu_lightning(qkv_TJ, slopes_H, packed.cu_seqlens, past, wanted)
         if packed.future is not None and state is not None:
             packed.future.states[self.layer] = state
@@ -65,7 +65,7 @@ class LightningAttention(nn.Module):
     def decode(self, x_BX: Tensor, state_BHDD: Tensor) -> Tensor:
         """One token a sequence; the state is updated in place."""
         q, k, v = F.silu(self.qkv_proj(x_BX)).view(len(x_BX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
-        return self._output(x_BX, lightning_decode(q, k, v, self._slopes(x_BX.device), state_BHDD))
+        return self._output(x_BX, lightning_decode(q, k, v, self.slopes(x_BX.device), state_BHDD))
 
 
 class Paging(NamedTuple):

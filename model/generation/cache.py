@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.schema import SOFTMAX, ModelConfig
 from model.attention import Paging
-from model.generation.rows import Rows
+from model.generation.rows import Rows, on_device
 from model.routing import routing_dtype
 from model.sizes import kv_bytes, routing_bytes, state_bytes, tail_bytes
 
@@ -102,12 +102,12 @@ class DecodeCache:
         padded = np.zeros((len(pages), self.table_SM.shape[1]), np.int64)
         for row, own in zip(padded, pages, strict=True):
             row[: len(own)] = own
-        self.table_SM[first_slot : first_slot + len(pages)] = torch.from_numpy(padded).to(self.table_SM.device)
+        self.table_SM[first_slot : first_slot + len(pages)] = on_device(padded, self.table_SM.device)
 
     def set_page(self, slots: list[int], indices: list[int], pages: list[int]) -> None:
         """One entry of each of some slots' tables."""
         self.widen(max(indices) + 1)
-        index = torch.tensor([slots, indices, pages], device=self.table_SM.device)
+        index = on_device([slots, indices, pages], self.table_SM.device)
         self.table_SM[index[0], index[1]] = index[2]
 
     def write(self, keys: dict[int, Tensor], values: dict[int, Tensor], page_T: Tensor, offset_T: Tensor) -> None:
@@ -130,9 +130,10 @@ class DecodeCache:
 
     def fill(self, first_slot: int, states: dict[int, Tensor], tails: dict[int, Tensor], sources: list[int]) -> None:
         """Lightning states of sequences `sources` of a pass into consecutive slots; one source may serve many."""
+        index = on_device(sources, self.table_SM.device)
         for table, found in ((self.states, states), (self.tails, tails)):
             for layer, rows in found.items():
-                table[layer][first_slot : first_slot + len(sources)] = rows[sources]
+                table[layer][first_slot : first_slot + len(sources)] = rows[index]
 
     def lightning(self, layer: int, position_B: Tensor) -> tuple[Tensor, ...]:
         """What a lightning layer decodes the first rows with."""
@@ -143,7 +144,7 @@ class DecodeCache:
         for pool in self._pools:
             pool[targets] = pool[sources]
 
-    def move(self, sources: list[int], targets: list[int]) -> None:
+    def move(self, sources: Tensor, targets: Tensor) -> None:
         for tensor in (*self._tables, self.table_SM):
             tensor[targets] = tensor[sources]
 

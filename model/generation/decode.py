@@ -14,6 +14,7 @@ from model.layout import is_router
 from model.network import MiniMax
 from model.routing import Routing
 
+_FUSED_BYTES = 160 << 10
 _BUCKET = 32  # step between batch sizes of graphs above this many rows
 
 
@@ -37,6 +38,7 @@ class Decoder:
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.buckets = _buckets(cache.slots)
         self.native = NativeDecoder.fitting(network, cache)
+        self.fused = _fused(network, cache, rows)
         # In float32 torch's grouped GEMM asks the host for its groups, which a graph cannot.
         if cache.table_SM.is_cuda and network.compute_dtype is not torch.float32:
             self._capture()
@@ -55,6 +57,12 @@ class Decoder:
     def _decode(self, rows: int, pages: int) -> Tensor:
         network, cache = self.network, self.cache
         position_B = self.rows.position[:rows]
+        if self.fused:
+            logits_BV = self.fused(rows)
+            if cache.routing is not None:
+                paging, choices_BLK = cache.paging(position_B, pages), self.fused.choices_LBK[:, :rows].transpose(0, 1)
+                cache.routing[paging.page_B, paging.offset_B] = choices_BLK.to(cache.routing.dtype)
+            return logits_BV
         cos, sin = network.rotary(position_B)
         paging = cache.paging(position_B, pages)
         routing = None if cache.routing is None else Routing()
@@ -89,6 +97,23 @@ class Decoder:
                 logits_BV = self._decode(size, width)
             pool = pool or graph.pool()
             self.graphs[size] = graph, logits_BV
+
+
+def _fused(network: MiniMax, cache: DecodeCache, rows: Rows) -> Any:
+    """`FusedStep` where it takes network and device; the rest is left to the layers' own `decode`.
+
+    That is float32, the exact mode, shared experts, and devices whose multiprocessors have less shared memory than its tiles fill.
+    """
+    config, device = network.config, network.lm_head.weight.device
+    if device.type != "cuda" or network.exact or network.compute_dtype != torch.bfloat16:
+        return None
+    properties: Any = torch.cuda.get_device_properties(device)
+    small = properties.shared_memory_per_block_optin < _FUSED_BYTES
+    if small or config.shared_intermediate_size or config.head_dim > 128:
+        return None
+    from model.generation.fused import FusedStep
+
+    return FusedStep(network, cache, rows)
 
 
 def _buckets(slots: int) -> list[int]:

@@ -70,6 +70,7 @@ class Engine:
         self.cache = DecodeCache(config, slots, pages, page_tokens, dtype, device, *extras)
         # On CUDA a step's flags are read when the next one is under way, and graphs want tables that never grow.
         self.lag = int(device.type == "cuda")
+        self.aside = torch.cuda.Stream() if self.lag else None
         if self.lag:
             self.cache.widen(-(-self.max_length // page_tokens))
         pool, self.rows = PagePool(pages), Rows(slots, eos_id, device)
@@ -184,11 +185,13 @@ class Engine:
 
     def _completion(self, sequence: Sequence, clock: int, stop: str) -> Completion:
         slot, length = sequence.slot, sequence.count(clock)
-        tokens_T, logprobs_T = (x[slot, :length].cpu().numpy().copy() for x in (self.rows.tokens, self.rows.logprobs))
+        with torch.cuda.stream(self.aside):  # all of it has been written: the step under way is not waited for
+            tables = self.rows.tokens, self.rows.logprobs
+            tokens_T, logprobs_T = (table[slot, :length].cpu().numpy().copy() for table in tables)
+            routing_TLK = self.cache.routing_of(sequence.pages, len(sequence.request.prompt_T) + length - 1)
         if stop == "eos" and sequence.written:
             stop = "interrupted"
         versions_T, chosen_T = sequence.versions_T(length), sequence.chosen_T(length)
-        routing_TLK = self.cache.routing_of(sequence.pages, len(sequence.request.prompt_T) + length - 1)
         columns = tokens_T, logprobs_T, versions_T, chosen_T
         return Completion(sequence.request.id, sequence.sample, *columns, stop, routing_TLK)
 

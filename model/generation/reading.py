@@ -14,6 +14,7 @@ from torch import Tensor
 from model.generation.cache import DecodeCache
 from model.generation.pages import PagePool
 from model.generation.requests import Request
+from model.generation.rows import on_device
 from model.layers import Context
 from model.network import MiniMax
 from model.routing import Routing
@@ -144,7 +145,7 @@ class Reader:
         return self._tensor(np.concatenate(page_T)), self._tensor(position_T % size)
 
     def _tensor(self, values: np.ndarray | list[int]) -> Tensor:
-        return torch.as_tensor(np.asarray(values, np.int64)).to(self.device)
+        return on_device(values, self.device)
 
 
 class Queue:

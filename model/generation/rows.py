@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.generation.requests import Request
 
-_LONGS = ("token", "position", "key", "count", "limit", "confident", "top_k", "min_tokens", "forced_from", "forced_to")
+COLUMNS = ("token", "position", "key", "count", "limit", "confident", "top_k", "min_tokens", "forced_from", "forced_to")
 _NEVER = 1 << 62
+
+
+def on_device(numbers: Any, device: torch.device) -> Tensor:
+    """Integers on their way to the device, which goes on with what it is doing."""
+    host = torch.as_tensor(np.asarray(numbers, np.int64))
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 class Rows:
@@ -17,14 +26,15 @@ class Rows:
     int64 [slots]: `token` (the last sampled), `position` (its own), `key`, `count` (response tokens so far), `limit`,
     `confident` (consecutive tokens above the repetition probability), `top_k`, `min_tokens`, `forced_from`,
     `forced_to` (response indices that an interruption writes). float32 [slots]: `temperature`, `top_p`.
-    `tokens`, `logprobs` [slots, capacity]: the responses. `stop_ids` [slots, K], -1 for none.
+    `longs` [columns, slots] holds the former in the order of COLUMNS. `tokens`, `logprobs` [slots, capacity]: the
+    responses. `stop_ids` [slots, K], -1 for none.
     """
 
     def __init__(self, slots: int, eos_id: int, device: torch.device):
         self.eos_id = eos_id
-        self._longs = torch.zeros(len(_LONGS), slots, dtype=torch.int64, device=device)
+        self.longs = torch.zeros(len(COLUMNS), slots, dtype=torch.int64, device=device)
         self._floats = torch.ones(2, slots, device=device)
-        for name, column in zip(_LONGS, self._longs, strict=True):
+        for name, column in zip(COLUMNS, self.longs, strict=True):
             setattr(self, name, column)
         self.temperature, self.top_p = self._floats
         self.tokens = torch.zeros(slots, 0, dtype=torch.int32, device=device)
@@ -51,7 +61,7 @@ class Rows:
             (0, len(r.prompt_T) - 1, r.keys[s], 0, r.max_tokens, 0, r.top_k, r.min_tokens, _NEVER, _NEVER)
             for r, s in zip(requests, samples, strict=True)
         ]
-        self._longs[:, slots] = torch.tensor(columns).T.to(self._longs.device)
+        self.longs[:, slots] = on_device(columns, self.longs.device).T
         floats = torch.tensor([(r.temperature, r.top_p) for r in requests], dtype=torch.float32)
         self._floats[:, slots] = floats.T.to(self._floats.device)
         width = 1 + max(len(request.stop_ids) for request in requests)
@@ -72,8 +82,8 @@ class Rows:
         if length > self.tokens.shape[1]:
             self.tokens, self.logprobs = _widened(self.tokens, length, 0), _widened(self.logprobs, length, 0)
 
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        self._longs[:, targets] = self._longs[:, sources]
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        self.longs[:, targets] = self.longs[:, sources]
         self._floats[:, targets] = self._floats[:, sources]
         for table in self._tables():
             table[targets] = table[sources]
@@ -84,13 +94,13 @@ class Rows:
 
     def save(self, slot: int) -> list[Tensor]:
         """A copy of a row on the host, for `restore`."""
-        parts = [self._longs[:, slot], self._floats[:, slot]]
+        parts = [self.longs[:, slot], self._floats[:, slot]]
         parts += [self.tokens[slot], self.logprobs[slot], self.stop_ids[slot], self.forced[slot]]
         return [part.cpu().clone() for part in parts]
 
     def restore(self, slot: int, saved: list[Tensor]) -> None:
         """Put a saved row into a slot; tables may have grown since."""
-        self._longs[:, slot], self._floats[:, slot] = (part.to(self.token.device) for part in saved[:2])
+        self.longs[:, slot], self._floats[:, slot] = (part.to(self.token.device) for part in saved[:2])
         for table, part in zip((self.tokens, self.logprobs, self.stop_ids, self.forced), saved[2:], strict=True):
             table[slot] = -1 if table is self.stop_ids else 0
             table[slot, : len(part)] = part.to(table.device)

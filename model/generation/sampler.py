@@ -12,7 +12,7 @@ from kernels.native import serves
 from kernels.native_sample import sample_native
 from model.generation.randomness import uniform
 from model.generation.report import STOPS, Report, Watched
-from model.generation.rows import Rows
+from model.generation.rows import COLUMNS, Rows
 from model.generation.sampling import ban, sample
 from model.generation.sequence import Sequence
 
@@ -32,6 +32,9 @@ class Sampler:
         features: how many of the running sequences ask for what `Sequence.features` names.
         """
         rows = self.rows
+        fused = logits_BV.is_cuda and not self.exact
+        if fused and not any(features[name] for name in ("cut", "watched", "interruption")):
+            return Report.of(sequences, clock, self._fused(slots, logits_BV, features["min_tokens"] > 0), None)
         count_B = rows.count[slots].clone()
         if features["interruption"]:
             self._interrupt(sequences, clock)
@@ -55,7 +58,38 @@ class Sampler:
         if serves(logits_BV) and not self.exact and not features["cut"] and not features["watched"]:
             return *sample_native(logits_BV, temperature_B, key_B, count_B), logits_BV[:0]
         cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
-        return sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)
+        token_B, logprob_B, logp_BV = sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)
+        if logits_BV.is_cuda and not self.exact:
+            # Rows that cut nothing get what they get where nobody asks for more, to the bit.
+            whole_B = (rows.top_p[slots] == 1) & (rows.top_k[slots] == 0)
+            drawn_B, drawn_logprob_B = self._drawn(slots, logits_BV, bans=False)
+            token_B, logprob_B = drawn_B.where(whole_B, token_B), drawn_logprob_B.where(whole_B, logprob_B)
+        return token_B, logprob_B, logp_BV
+
+    def _fused(self, slots: slice, logits_BV: Tensor, bans: bool) -> Tensor:
+        """The whole step in three launches; codes into STOPS [B]."""
+        from kernels.sample_triton import Columns, record_triton
+
+        rows = self.rows
+        return record_triton(
+            *self._drawn(slots, logits_BV, bans),
+            rows.stop_ids[slots],
+            rows.longs,
+            Columns(**{name: COLUMNS.index(name) for name in ("token", "count", "limit", "confident")}),
+            rows.tokens,
+            rows.logprobs,
+            slots.start,
+            self.repetition_logprob,
+            self.repetition_tokens,
+        )
+
+    def _drawn(self, slots: slice, logits_BV: Tensor, bans: bool) -> tuple[Tensor, Tensor]:
+        """Tokens [B] and their log-probabilities, where nothing is cut off."""
+        from kernels.sample_triton import Draw, sample_triton
+
+        rows = self.rows
+        draw = Draw(rows.temperature[slots], rows.key[slots], rows.count[slots], rows.min_tokens[slots])
+        return sample_triton(logits_BV, draw, rows.stop_ids[slots], bans)
 
     def _record(self, slots: slice, count_B: Tensor, token_B: Tensor, logprob_B: Tensor, confident_B: Tensor) -> None:
         rows = self.rows

@@ -6,7 +6,7 @@ from collections import Counter, deque
 
 from model.generation.cache import DecodeCache
 from model.generation.pages import PagePool
-from model.generation.rows import Rows
+from model.generation.rows import Rows, on_device
 from model.generation.sequence import Preempted, Sequence
 
 
@@ -50,8 +50,9 @@ class Slots:
         holes = sorted(slot for slot in slots if slot < left)
         movers = [slot for slot in range(left, self.running) if slot not in slots]
         if holes:
-            self.cache.move(movers, holes)
-            self.rows.move(movers, holes)
+            places = on_device([movers, holes], self.rows.token.device)
+            self.cache.move(*places)
+            self.rows.move(*places)
         for source, target in zip(movers, holes, strict=True):
             self.sequences[target] = self.sequences[source]
             self.sequences[target].slot = target

@@ -47,7 +47,7 @@ def _same_lengths(
     network: MiniMax, options: argparse.Namespace, batches: Sequence[int], prompt: int, new: int, bandwidth: float
 ) -> None:
     config, device = network.config, network.lm_head.weight.device
-    peer = None if options.no_peer else generation.peer(config, device)
+    peer = None if options.no_peer else generation.peer(config, device, options.peer_experts)
     print(f"{prompt} prompt tokens, {new} new, temperature 1, medians of {options.repeats}\n")
     print("| batch | ours tok/s | transformers tok/s | ratio | ms a step | floor ms | share of floor |\n|" + "---|" * 7)
     for batch in batches:
@@ -170,6 +170,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="a group of configs/model; by default small on a GPU, tiny on a CPU")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-tokens", type=int, default=64, help="new tokens that transformers is timed on")
+    parser.add_argument(
+        "--peer-experts", help="transformers' experts: eager, batched_mm, grouped_mm; unset: its default"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of either side")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--short", action="store_true", help="a quarter of the mix, no long contexts")

@@ -40,8 +40,12 @@ def network(config: ModelConfig, device: torch.device) -> MiniMax:
     return made
 
 
-def peer(config: ModelConfig, device: torch.device) -> Any:
-    """transformers' network with random weights, in the same dtype."""
+def peer(config: ModelConfig, device: torch.device, experts: str | None = None) -> Any:
+    """transformers' network with random weights, in the same dtype.
+
+    experts: its implementation of them. Left to its default, `generate` reads prompts with "grouped_mm" and decodes
+    with "batched_mm", which copies a weight for every choice; "eager" is a loop that waits for the device.
+    """
     from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
     names = (
@@ -52,6 +56,8 @@ def peer(config: ModelConfig, device: torch.device) -> Any:
     fields = {name: getattr(config, name) for name in names.split()}
     made = MiniMaxForCausalLM(MiniMaxConfig(**fields, layer_types=kinds, max_position_embeddings=1 << 17)).eval()
     made.generation_config.eos_token_id = None
+    if experts:
+        made.set_experts_implementation(experts)
     return made.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 

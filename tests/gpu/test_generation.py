@@ -10,6 +10,7 @@ import torch
 
 from kernels.experts import routed_experts
 from kernels.lightning import lightning_decode, lightning_decode_reference
+from model.generation.decode import Decoder
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
 from model.generation.requests import Interruption, Request
@@ -18,8 +19,9 @@ from model.network import MiniMax
 from model.routing import Routing, changed_choices
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
-from tests.kernels.test_decode_triton import check_routed
+from tests.kernels.test_decode_triton import check_routed, check_slots
 from tests.kernels.test_paged import check_triton
+from tests.kernels.test_sample_triton import check_draws, check_records
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -55,6 +57,15 @@ def test_lightning_decode_kernel(batch, heads, dim, dtype):
     torch.testing.assert_close(out.double(), expected, rtol=tolerance / 10, atol=tolerance)
     with pytest.raises(ValueError, match="strides"):
         lightning_decode(q.contiguous(), k, v, slopes, state)
+
+
+def test_states_in_slots():
+    check_slots("cuda")
+
+
+def test_drawing_and_recording():
+    check_draws("cuda")
+    check_records("cuda")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -107,12 +118,16 @@ def run(made: MiniMax, graphs: bool = True, requests: list[Request] | None = Non
 
 
 def test_graphs_give_what_plain_decoding_gives(small):
-    """Other row counts round otherwise in bf16, so that a draw near a border may fall on its other side."""
+    """Graphs compute idle rows too; no row feels the others."""
     found, _ = run(small)
     plain, _ = run(small, graphs=False)
-    again, _ = run(small)
-    assert tokens(found) == tokens(again), "the same schedule twice: the same bits"
-    alike(found, plain)
+    equal(found, plain)
+
+
+def equal(one: dict, other: dict) -> None:
+    """The same tokens, and their log-probabilities to the bit."""
+    assert tokens(one) == tokens(other)
+    assert all(np.array_equal(one[key].logprobs_T, other[key].logprobs_T) for key in one)
 
 
 def alike(one: dict, other: dict) -> None:
@@ -134,11 +149,56 @@ def alike(one: dict, other: dict) -> None:
 
 
 def test_preempted_split_and_shuffled(small):
+    """Prompts that fill a pass are read alone under any schedule; all that follows is the same to the bit."""
+    rng = np.random.default_rng(2)
+    wanted = [
+        Request(i, rng.integers(6, 512, 128), [stream_key(i, s) for s in range(1 + i % 4)], 96) for i in range(30)
+    ]
+    undisturbed, _ = run(small, requests=wanted, prefill_tokens=128)
+    tight, engine = run(small, slots=40, kv_tokens=4096, prefill_tokens=128, requests=wanted[::-1])
+    assert engine.stats.preemptions > 0
+    equal(undisturbed, tight)
+
+
+def test_prompts_in_other_passes(small):
+    """cuBLAS rounds otherwise at other row counts: what is read of a prompt is alike, no more."""
     wanted = mixed(min_tokens=90)
     undisturbed, _ = run(small, requests=wanted)
     tight, engine = run(small, slots=40, kv_tokens=4096, prefill_tokens=128, requests=wanted[::-1])
     assert engine.stats.preemptions > 0
     alike(undisturbed, tight)
+
+
+def test_fused_step_is_nearer_to_float32_than_the_layers(small, monkeypatch):
+    """From the same states and keys; in batches of any size a row's logits are the same bits."""
+    monkeypatch.setattr(Decoder, "_capture", lambda self: None)
+    exact = network(small.config, GPU)
+    exact.compute_dtype = torch.float32
+    exact.load_state_dict({name: tensor.float() for name, tensor in small.state_dict().items()})
+    logits = {}
+    for kind, made, slots in (("exact", exact, 7), ("layers", small, 7), *(("fused", small, n) for n in (7, 64, 200))):
+        engine = engine_for(made, slots)
+        decoder, cache, rows = engine.decoder, engine.cache, engine.rows
+        generator = torch.Generator(GPU).manual_seed(0)
+        for tensor in (*cache.states.values(), *cache.keys.values(), *cache.values.values()):
+            drawn = torch.randn(50, *tensor.shape[1:], device=GPU, generator=generator)
+            tensor[:50] = drawn[: len(tensor)].to(torch.bfloat16)
+        cache.set_pages(0, [list(range(1 + 7 * row, 8 + 7 * row)) for row in range(7)])
+        rows.position[:7] = torch.tensor([1, 63, 64, 65, 300, 0, 200], device=GPU)
+        rows.token[:7] = torch.arange(7, device=GPU) + 40
+        if kind == "fused":
+            decoder.fused.pdl = slots == 64
+        else:
+            decoder.fused = None
+        with torch.inference_mode():
+            busy = rows.position[:7] > 0
+            logits[kind, slots] = decoder._decode(slots, cache.table_SM.shape[1])[:7][busy].clone()
+    truth = logits["exact", 7]
+    errors = {kind: float((logits[kind, 7] - truth).norm() / truth.norm()) for kind in ("layers", "fused")}
+    print(f"\nrelative errors of the logits: {errors}")
+    assert errors["fused"] <= errors["layers"]
+    assert torch.equal(logits["fused", 7], logits["fused", 64]), "overlapping launches, too"
+    assert torch.equal(logits["fused", 7], logits["fused", 200])
 
 
 def test_all_options_under_graphs(small):

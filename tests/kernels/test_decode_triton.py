@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kernels.experts import moe_experts
-from kernels.lightning import lightning_decode_reference
+from kernels.lightning import lightning_decode, lightning_decode_reference
 from model.layers import RMSNorm
 
 
@@ -62,6 +62,30 @@ def check_lightning_decode(device: str) -> None:
             lightning_decode_triton(q.contiguous(), k, v, slopes, state)
 
 
+def check_slots(device: str) -> None:
+    """States in any order, rows that are idle; the rest of the states stays as it was."""
+    for dim in (16, 24, 128):
+        q, k, v = (torch.randn(5, 2, dim, device=device) for _ in range(3))
+        slopes, state = torch.tensor([0.3, 0.01], device=device), torch.randn(7, 2, dim, dim, device=device)
+        slots, busy = torch.tensor([4, -1, 0, 6, -1], device=device), [0, 2, 3]
+        wanted = state.double()
+        own = wanted[slots[busy]]
+        expected = lightning_decode_reference(*(x[busy].double() for x in (q, k, v)), slopes.double(), own)
+        wanted[slots[busy]] = own
+        for decode in (lightning_decode, _triton_decode()):
+            found = state.clone()
+            out = decode(q, k, v, slopes, found, slots)
+            torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(out[busy].double(), expected, rtol=1e-4, atol=1e-4)
+            assert not out[[1, 4]].any() and torch.equal(found[[1, 2, 3, 5]], state[[1, 2, 3, 5]])
+
+
+def _triton_decode():
+    from kernels.lightning_decode_triton import lightning_decode_triton
+
+    return lightning_decode_triton
+
+
 def check_rms_norm(device: str) -> None:
     from kernels.rms_norm_triton import rms_norm_triton
 
@@ -76,7 +100,13 @@ def check_rms_norm(device: str) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize(
-    "check", ["check_routed('cpu', torch.float32)", "check_lightning_decode('cpu')", "check_rms_norm('cpu')"]
+    "check",
+    [
+        "check_routed('cpu', torch.float32)",
+        "check_lightning_decode('cpu')",
+        "check_slots('cpu')",
+        "check_rms_norm('cpu')",
+    ],
 )
 def test_in_the_interpreter(check):
     script = f"import torch; from tests.kernels.test_decode_triton import *; {check}"

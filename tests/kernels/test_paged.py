@@ -46,11 +46,11 @@ def test_reference(dtype, tolerance):
 
 def check_triton(device: str) -> None:
     """Every branch of the kernels: one split and several, groups padded, dims that are no power of two."""
-    from kernels import paged_triton
+    from kernels import decode_attention_triton as paged_triton
 
     for heads, kv_heads, dim, page in ((4, 2, 16, 16), (6, 1, 24, 32), (2, 2, 64, 16)):
-        for programs in (1, 128):
-            paged_triton._PROGRAMS = programs
+        for tokens in (16, 512):
+            paged_triton._SPLIT_TOKENS = tokens
             arguments, expected = case(torch.float32, heads, kv_heads, dim, page, device)
             found = paged_triton.paged_attention_triton(*arguments)
             torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,257 @@
+"""Sampling in Triton: temperature, inverse CDF in float64, and the token's log-probability, in two launches.
+
+The vocabulary is cut into chunks that one program each sums up; a program a row then finds the chunk in which its
+number falls, and the token within it. A row's result depends on nothing but its logits, key and count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_CHUNK = 4096
+
+
+@triton.jit
+def _scaled(logits_ptr, stops_ptr, width, row, i, temperature, bans, V: tl.constexpr, BANS: tl.constexpr):
+    """Logits over temperature; stop ids at -inf where `bans`."""
+    x = tl.load(logits_ptr + row.to(tl.int64) * V + i, mask=i < V, other=float("-inf")) / temperature
+    if BANS:
+        for j in range(width):
+            x = tl.where((i == tl.load(stops_ptr + row.to(tl.int64) * width + j)) & bans, float("-inf"), x)
+    return x
+
+
+@triton.jit
+def _chunk_kernel(
+    logits_ptr,
+    temperature_ptr,
+    stops_ptr,
+    count_ptr,
+    least_ptr,
+    top_ptr,
+    arg_ptr,
+    sum_ptr,
+    width,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BANS: tl.constexpr,
+):
+    """Of one chunk: the largest logit, where it is, and the sum of exponentials below it."""
+    chunk, row = tl.program_id(0), tl.program_id(1)
+    i = chunk * CHUNK + tl.arange(0, CHUNK)
+    temperature = tl.load(temperature_ptr + row)
+    temperature = tl.where(temperature == 0, 1.0, temperature)
+    bans = tl.load(count_ptr + row) < tl.load(least_ptr + row)
+    x = _scaled(logits_ptr, stops_ptr, width, row, i, temperature, bans, V, BANS)
+    top = tl.max(x, 0)
+    weights = tl.exp(x - tl.where(top > float("-inf"), top, 0.0)).to(tl.float64)
+    at = row * tl.num_programs(0) + chunk
+    tl.store(top_ptr + at, top)
+    tl.store(arg_ptr + at, chunk * CHUNK + tl.argmax(x, 0))
+    tl.store(sum_ptr + at, tl.sum(weights, 0))
+
+
+@triton.jit
+def _uniform(key, count):
+    """As `model.generation.randomness.uniform`: splitmix64."""
+    z = key.to(tl.uint64) + (count + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    z = z ^ (z >> 31)
+    return (z >> 11).to(tl.int64).to(tl.float64) * (1.0 / 9007199254740992.0)
+
+
+@triton.jit
+def _draw_kernel(
+    logits_ptr,
+    temperature_ptr,
+    stops_ptr,
+    count_ptr,
+    least_ptr,
+    key_ptr,
+    top_ptr,
+    arg_ptr,
+    sum_ptr,
+    token_ptr,
+    logprob_ptr,
+    width,
+    V: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNKS_PADDED: tl.constexpr,
+    BANS: tl.constexpr,
+):
+    row, c = tl.program_id(0), tl.arange(0, CHUNKS_PADDED)
+    count, greedy = tl.load(count_ptr + row), tl.load(temperature_ptr + row) == 0
+    temperature = tl.where(greedy, 1.0, tl.load(temperature_ptr + row))
+    bans = count < tl.load(least_ptr + row)
+    tops = tl.load(top_ptr + row * CHUNKS + c, mask=c < CHUNKS, other=float("-inf"))
+    top = tl.max(tops, 0)
+    mass = tl.load(sum_ptr + row * CHUNKS + c, mask=c < CHUNKS, other=0.0) * tl.exp(tops - top).to(tl.float64)
+    upto = tl.cumsum(mass, 0)
+    total = tl.max(upto, 0)
+    aim = _uniform(tl.load(key_ptr + row), count) * total
+    chunk = tl.minimum(tl.sum((upto <= aim).to(tl.int32), 0), CHUNKS - 1)
+    before = tl.sum(tl.where(c < chunk, mass, 0.0), 0)
+    own = tl.max(tl.where(c == chunk, tops, float("-inf")), 0)
+    i = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = _scaled(logits_ptr, stops_ptr, width, row, i, temperature, bans, V, BANS)
+    weights = tl.exp(x - tl.where(own > float("-inf"), own, 0.0)).to(tl.float64) * tl.exp(own - top).to(tl.float64)
+    token = chunk * CHUNK + tl.sum((before + tl.cumsum(weights, 0) <= aim).to(tl.int32), 0)
+    token = tl.minimum(token, tl.max(tl.where(weights > 0, i, 0), 0))
+    best = tl.min(tl.where((tops == top) & (c < CHUNKS), c, CHUNKS), 0)
+    token = tl.where(greedy, tl.load(arg_ptr + row * CHUNKS + best), token)
+    # What was drawn is never banned: only the temperature has changed its logit.
+    logit = tl.load(logits_ptr + row.to(tl.int64) * V + token) / temperature
+    tl.store(token_ptr + row, token.to(tl.int64))
+    tl.store(logprob_ptr + row, (logit - top).to(tl.float64) - tl.log(total))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a row's draw depends on beside its logits, all [B]: float32, and int64 for the rest."""
+
+    temperature: Tensor  # 0: greedy
+    key: Tensor
+    count: Tensor
+    least: Tensor  # no stop id is drawn while count is below it
+
+
+def sample_triton(logits_BV: Tensor, draw: Draw, stops_BW: Tensor, bans: bool) -> tuple[Tensor, Tensor]:
+    """As `model.generation.sampling.sample` with `ban` before it, without top-p and top-k.
+
+    Args:
+        logits_BV: float32; stops_BW: int64, contiguous, negative for none; bans: whether any row bans them.
+    Returns: tokens int64 [B], log-probabilities float32 [B].
+    """
+    rows, vocabulary = logits_BV.shape
+    chunks, device = triton.cdiv(vocabulary, _CHUNK), logits_BV.device
+    top = torch.empty(rows, chunks, device=device)
+    arg, sums = torch.empty_like(top, dtype=torch.int32), torch.empty_like(top, dtype=torch.float64)
+    token_B = torch.empty(rows, dtype=torch.int64, device=device)
+    logprob_B = torch.empty(rows, device=device)
+    sizes = {"V": vocabulary, "CHUNK": _CHUNK, "BANS": bans, "num_warps": 8}
+    bounds = (draw.temperature, stops_BW, draw.count, draw.least)
+    chunk_kernel: Any = _chunk_kernel
+    chunk_kernel[(chunks, rows)](logits_BV, *bounds, top, arg, sums, stops_BW.shape[1], **sizes)
+    padded = triton.next_power_of_2(chunks)
+    draw_kernel: Any = _draw_kernel
+    draw_kernel[(rows,)](
+        logits_BV,
+        *bounds,
+        draw.key,
+        top,
+        arg,
+        sums,
+        token_B,
+        logprob_B,
+        stops_BW.shape[1],
+        CHUNKS=chunks,
+        CHUNKS_PADDED=padded,
+        **sizes,
+    )
+    return token_B, logprob_B
+
+
+@triton.jit(do_not_specialize=["first", "rows", "capacity"])
+def _record_kernel(
+    token_ptr,
+    logprob_ptr,
+    stops_ptr,
+    columns_ptr,
+    tokens_ptr,
+    logprobs_ptr,
+    code_ptr,
+    slots,
+    first,
+    rows,
+    capacity,
+    width,
+    confidence,
+    most_confident,
+    TOKEN: tl.constexpr,
+    COUNT: tl.constexpr,
+    LIMIT: tl.constexpr,
+    CONFIDENT: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside, slot = i < rows, (first + i).to(tl.int64)
+    token, logprob = tl.load(token_ptr + i, mask=inside, other=-1), tl.load(logprob_ptr + i, mask=inside, other=0.0)
+    count = tl.load(columns_ptr + COUNT * slots + slot, mask=inside, other=0)
+    tl.store(tokens_ptr + slot * capacity + count, token.to(tl.int32), mask=inside)
+    tl.store(logprobs_ptr + slot * capacity + count, logprob, mask=inside)
+    tl.store(columns_ptr + TOKEN * slots + slot, token, mask=inside)
+    tl.store(columns_ptr + COUNT * slots + slot, count + 1, mask=inside)
+    confident = tl.load(columns_ptr + CONFIDENT * slots + slot, mask=inside, other=0) + 1
+    confident = tl.where(logprob > confidence, confident, 0)
+    tl.store(columns_ptr + CONFIDENT * slots + slot, confident, mask=inside)
+    code = tl.where(count + 1 >= tl.load(columns_ptr + LIMIT * slots + slot, mask=inside, other=0), 4, 0)
+    code = tl.where(confident >= most_confident, 3, code)
+    for j in range(1, width):
+        code = tl.where(tl.load(stops_ptr + i.to(tl.int64) * width + j, mask=inside, other=-1) == token, 2, code)
+    code = tl.where(tl.load(stops_ptr + i.to(tl.int64) * width, mask=inside, other=-1) == token, 1, code)
+    tl.store(code_ptr + i, code.to(tl.int64), mask=inside)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table [columns, slots] hold what recording reads and writes."""
+
+    token: int
+    count: int
+    limit: int
+    confident: int
+
+
+def record_triton(
+    token_B: Tensor,
+    logprob_B: Tensor,
+    stops_BW: Tensor,
+    table_CS: Tensor,
+    columns: Columns,
+    tokens_SL: Tensor,
+    logprobs_SL: Tensor,
+    first_slot: int,
+    confidence: float,
+    most_confident: int,
+) -> Tensor:
+    """Write down tokens of consecutive slots, and say which of them end: code int64 [B].
+
+    Args:
+        table_CS: int64; token, count and confident (consecutive tokens above log-probability `confidence`) are written.
+        stops_BW: the token that ends a response first, then other stop ids.
+        tokens_SL: int32, logprobs_SL: float32; written at each row's count.
+    Codes: 0 goes on, 1 the first of stops_BW, 2 another of them, 3 `most_confident` reached, 4 the limit reached; the
+        smallest that holds.
+    """
+    code_B, rows = torch.empty_like(token_B), len(token_B)
+    kernel: Any = _record_kernel
+    kernel[(triton.cdiv(rows, 128),)](
+        token_B,
+        logprob_B,
+        stops_BW,
+        table_CS,
+        tokens_SL,
+        logprobs_SL,
+        code_B,
+        table_CS.shape[1],
+        first_slot,
+        rows,
+        tokens_SL.shape[1],
+        stops_BW.shape[1],
+        confidence,
+        most_confident,
+        TOKEN=columns.token,
+        COUNT=columns.count,
+        LIMIT=columns.limit,
+        CONFIDENT=columns.confident,
+        ROWS=128,
+    )
+    return code_B

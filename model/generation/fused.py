@@ -1,0 +1,150 @@
+"""A decoding step in few kernels: seven a layer on CUDA, with the residual stream in float32 between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.schema import ModelConfig
+from kernels.decode_attention_triton import decode_attention, workspace
+from kernels.decode_experts_triton import decode_experts
+from kernels.decode_linear_triton import Tiles, decode_head, decode_linear
+from kernels.decode_rows_triton import decode_combine, decode_enter, decode_route
+from kernels.lightning_decode_triton import columns_of, gated_lightning_decode
+from model.attention import LightningAttention
+from model.generation.cache import DecodeCache
+from model.generation.rows import Rows
+from model.network import MiniMax
+
+_OUT_PARTS = 4  # shares of the inputs of a projection back to the hidden size: it has few outputs
+
+
+class FusedStep:
+    """Logits after one token for each of the first rows, in buffers that every batch size shares.
+
+    Sums run in an order that depends on neither the batch nor a row's place in it: the same row gives the same bits.
+    Weights are read where they lie, so that replacing them in place is all an update takes. `choices_LBK` holds the
+    experts of the last step, -1 for idle rows.
+    """
+
+    def __init__(self, network: MiniMax, cache: DecodeCache, rows: Rows, pdl: bool = True):
+        self.network, self.cache, self.rows = network, cache, rows
+        config, slots, device = network.config, cache.slots, network.lm_head.weight.device
+        # A launch may begin before the one before it has ended, on devices that know of this.
+        self.pdl = pdl and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        heads, dim, hidden = config.num_attention_heads, config.head_dim, config.hidden_size
+        narrow: dict[str, Any] = {"dtype": network.compute_dtype, "device": device}
+        choices = slots * config.num_experts_per_tok
+        self.residual = torch.empty(slots, hidden, device=device)
+        self.x = torch.empty(slots, hidden, **narrow)
+        self.joined = torch.empty(slots * 4 * heads * dim, device=device)
+        self.mixed = torch.empty(slots, heads * dim, **narrow)
+        self.squares = torch.empty(slots, heads * -(-dim // columns_of(dim)), device=device)
+        self.parts = torch.empty(_OUT_PARTS * slots * hidden, device=device)
+        self.inner = torch.empty(choices, config.intermediate_size, **narrow)
+        self.outer = torch.empty(choices, hidden, device=device)
+        layers = config.num_hidden_layers
+        self.choices_LBK = torch.empty(
+            layers, slots, config.num_experts_per_tok, dtype=torch.int32, device=device
+        ).fill_(-1)
+        self.shares = torch.empty(slots, config.num_experts_per_tok, device=device)
+        self.logits = torch.empty(slots, config.vocab_size, device=device)
+        tokens = cache.table_SM.shape[1] * cache.page_tokens
+        self.partial, self.lse = workspace(slots, heads, dim, tokens, cache.page_tokens, device)
+        exponent = torch.arange(0, config.rope_dims, 2, dtype=torch.float32, device=device) / config.rope_dims
+        self.inverse = 1.0 / config.rope_theta**exponent
+
+    def __call__(self, rows: int) -> Tensor:
+        """Logits [rows, V] for `rows.token` at `rows.position`."""
+        network, tiles = self.network, tiles_for(rows, self.network.config)
+        residual, x, layers = self.residual[:rows], self.x[:rows], network.model.layers
+        norms: list[Any] = [layer.input_layernorm for layer in layers] + [network.model.norm]
+        embedding, postnorm = network.model.embed_tokens.weight, network.config.postnorm
+        decode_enter(
+            self.rows.token[:rows], embedding, norms[0].weight, norms[0].eps, postnorm, residual, x, pdl=self.pdl
+        )
+        layer: Any
+        for index, layer in enumerate(layers):
+            self._attend(index, layer, rows, tiles)
+            choice, share = self.choices_LBK[index, :rows], self.shares[:rows]
+            inner, outer = (buffer[: choice.numel()] for buffer in (self.inner, self.outer))
+            experts = layer.mlp.experts
+            decode_experts(
+                x,
+                choice,
+                experts.gate_up_proj,
+                experts.down_proj,
+                inner,
+                outer,
+                (tiles["gate_up"], tiles["down"]),
+                pdl=self.pdl,
+            )
+            norm = norms[index + 1]
+            decode_combine(
+                outer, choice, share, norm.weight, norm.eps, layer.mlp_scale, postnorm, residual, x, pdl=self.pdl
+            )
+        decode_head(x, network.lm_head.weight, self.logits[:rows], tiles["head"], pdl=self.pdl)
+        return self.logits[:rows]
+
+    def _attend(self, index: int, layer: Any, rows: int, tiles: dict[str, Tiles]) -> None:
+        """Attention up to the choice of experts: `residual` and `x` are then what the experts need."""
+        attention, position, mixed = layer.self_attn, self.rows.position[:rows], self.mixed[:rows]
+        squares, eps = None, 0.0
+        if isinstance(attention, LightningAttention):
+            joined = self._joined(
+                rows, attention.qkv_proj.weight, attention.output_gate.weight, tiles=tiles, gated=True
+            )
+            squares, eps = self.squares[:rows], attention.norm.eps
+            slopes, state = attention.slopes(joined.device), self.cache.states[index]
+            gated_lightning_decode(joined, attention.norm.weight, slopes, position, state, mixed, squares, pdl=self.pdl)
+            out = attention.out_proj.weight
+        else:
+            projections = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
+            joined = self._joined(rows, *projections, tiles=tiles, gated=False)
+            cache, heads = self.cache, self.network.config.num_attention_heads
+            pages = cache.keys[index], cache.values[index], cache.table_SM[:rows]
+            decode_attention(joined, self.inverse, *pages, position, heads, self.partial, self.lse, mixed, pdl=self.pdl)
+            out = attention.o_proj.weight
+        parts = self.parts[: _OUT_PARTS * rows * len(out)].view(_OUT_PARTS, rows, len(out))
+        decode_linear(mixed, (out,), parts, False, tiles["out"], pdl=self.pdl)
+        norm, config = layer.post_attention_layernorm, self.network.config
+        decode_route(
+            parts,
+            squares,
+            mixed.shape[1],
+            eps,
+            position,
+            layer.mlp.gate.weight,
+            norm.weight,
+            norm.eps,
+            layer.attention_scale,
+            config.postnorm,
+            self.residual[:rows],
+            self.x[:rows],
+            self.choices_LBK[index, :rows],
+            self.shares[:rows],
+            pdl=self.pdl,
+        )
+
+    def _joined(self, rows: int, *weights: Tensor, tiles: dict[str, Tiles], gated: bool) -> Tensor:
+        width = sum(map(len, weights))
+        joined = self.joined[: rows * width].view(rows, width)
+        decode_linear(self.x[:rows], weights, joined, gated, tiles["in"], pdl=self.pdl)
+        return joined
+
+
+def tiles_for(rows: int, config: ModelConfig) -> dict[str, Tiles]:
+    """Tiles by product. They change how the work is laid out, and no bit of the results."""
+    few = rows <= 64
+    # Twice an expert's rows on average: few experts then need a second tile, which reads their weights again.
+    share = 2 * rows * config.num_experts_per_tok / config.num_local_experts
+    chosen = 16 if share <= 16 else 32 if share <= 32 else 64
+    return {
+        "in": Tiles(rows=32 if few else 64),
+        "out": Tiles(rows=32 if few else 64),
+        "gate_up": Tiles(inputs=128 if chosen == 16 else 64, rows=chosen, stages=3 if chosen == 16 else 4),
+        "down": Tiles(rows=chosen, stages=3),
+        "head": Tiles(128, 64, 64, 8, 3),
+    }
