@@ -47,7 +47,7 @@ class ExactLightningAttention(LightningAttention):
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
         past = packed.past.states[self.layer] if packed.past else None
         q, k, v = self._qkv(x_TX)
-        slopes_H, future = self._slopes(x_TX.device), packed.future
+        slopes_H, future = self.slopes(x_TX.device), packed.future
         o_THD, state = exact_mixers.lightning(q, k, v, slopes_H, packed.cu_seqlens, past, future is not None)
         if future is not None and state is not None:
             future.states[self.layer] = state
@@ -60,10 +60,10 @@ class ExactLightningAttention(LightningAttention):
     ) -> Tensor:
         q, k, v = self._qkv(x_BX)
         if tail is None or position_B is None:
-            return self._output(x_BX, exact_mixers.lightning_token(q, k, v, self._slopes(x_BX.device), state_BHDD))
+            return self._output(x_BX, exact_mixers.lightning_token(q, k, v, self.slopes(x_BX.device), state_BHDD))
         from kernels.exact_lightning_triton import lightning_decode_triton
 
-        o_BHD = lightning_decode_triton(q, k, v, self._slopes(x_BX.device), position_B, state_BHDD, tail)
+        o_BHD = lightning_decode_triton(q, k, v, self.slopes(x_BX.device), position_B, state_BHDD, tail)
         return self._output(x_BX, o_BHD)
 
 

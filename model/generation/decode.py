@@ -102,7 +102,7 @@ class Decoder:
 def _fused(network: MiniMax, cache: DecodeCache, rows: Rows) -> Any:
     """`FusedStep` where it takes network and device; the rest is left to the layers' own `decode`.
 
-    That is float32, the exact mode, shared experts, and devices whose multiprocessors have less shared memory than its tiles fill.
+    That is float32, the exact mode, shared experts, and devices with less shared memory than its tiles fill.
     """
     config, device = network.config, network.lm_head.weight.device
     if device.type != "cuda" or network.exact or network.compute_dtype != torch.bfloat16:
