@@ -130,7 +130,7 @@ class Experts(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
         x, shares, gate_up, down, order, ends_E, gates = ctx.saved_tensors
         made = dx, dshares, dgate_up, ddown = [torch.empty_like(part) for part in (x, shares, gate_up, down)]
-        kept = dy.contiguous(), order, ends_E, gates.clone()  # the graph may be walked again
+        kept = dy.contiguous(), order, ends_E, gates
         call("experts_backward", _sizes(shares, down), x, shares, gate_up, down, *kept, *made)
         return dx, None, dshares, dgate_up, ddown
 

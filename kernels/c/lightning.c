@@ -7,7 +7,7 @@
 typedef struct {
     int64_t n, dim;
     float *q, *k, *v, *scaled, *scores, *packed, *do_, *dq, *dk, *dv;
-    float powers[CHUNK + 1]; /* decay to the i */
+    float powers[CHUNK + 1], falling[CHUNK]; /* decay to the i, and to the CHUNK - 1 - i */
 } Chunk;
 
 static Chunk workspace(int64_t dim, float slope)
@@ -19,6 +19,8 @@ static Chunk workspace(int64_t dim, float slope)
         .packed = at + 8 * rows + square};
     for (int64_t i = 0; i <= CHUNK; i++)
         c.powers[i] = fast_exp(-slope * i);
+    for (int64_t i = 0; i < CHUNK; i++)
+        c.falling[i] = c.powers[CHUNK - 1 - i];
     return c;
 }
 
@@ -60,9 +62,14 @@ static const float *decayed(const Chunk *c, const float *x, int ahead)
 
 static void mask(const Chunk *c)
 {
-    for (int64_t i = 0; i < c->n; i++)
-        for (int64_t j = 0; j < c->n; j++)
-            c->scores[i * CHUNK + j] = j <= i ? c->scores[i * CHUNK + j] * c->powers[i - j] : 0;
+    for (int64_t i = 0; i < c->n; i++) {
+        float *row = c->scores + i * CHUNK;
+        const float *by = c->falling + CHUNK - 1 - i;
+#pragma omp simd
+        for (int64_t j = 0; j <= i; j++)
+            row[j] *= by[j];
+        memset(row + i + 1, 0, (c->n - 1 - i) * sizeof(float));
+    }
 }
 
 /* state = decay^n state + what the chunk's keys and values add */
