@@ -99,38 +99,92 @@ def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) ->
     return _Linear.apply(x_TK, weight_NK, None, dtype or x_TK.dtype)
 
 
+def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
+    """Shares [T, K] of the likeliest experts, or of those given, which add up to 1, and which they are [T, K]."""
+
+    def shares(logits: Tensor, expert: Tensor) -> Tensor:
+        chosen = logits.softmax(-1).gather(-1, expert).unbind(-1)
+        return torch.stack(chosen, dim=-1) / _one_after_another(chosen)[:, None]
+
+    if not logits_TE.is_cuda:
+        found = logits_TE.topk(top_k, dim=-1).indices if expert_TK is None else expert_TK
+        return shares(logits_TE, found), found
+    from kernels.exact_rows_triton import route_triton
+
+    weight_TK, found = route_triton(logits_TE.detach(), top_k, expert_TK)
+    return straight(lambda _: weight_TK, lambda logits: shares(logits, found), logits_TE), found
+
+
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
     """As `kernels.experts.moe_experts`; a token's experts are summed in the order in which they were chosen."""
-    tokens, top_k = expert_TK.shape
+    source_N, place_N, ends_E = _by_expert(expert_TK, len(down_EXI))
+    rows = x_TX.index_select(0, source_N)
+    joined = _Linear.apply(rows, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype)
+    out = _Linear.apply(_swiglu(joined), down_EXI.to(x_TX.dtype), ends_E, x_TX.dtype)
+
+    def ordinary(out: Tensor, weight: Tensor) -> Tensor:
+        parts_TKX = out.index_select(0, place_N).view(*expert_TK.shape, -1) * weight[..., None]
+        return _one_after_another(parts_TKX.unbind(1)).to(out.dtype)
+
+    if not x_TX.is_cuda:
+        return ordinary(out, weight_TK)
+    from kernels.exact_rows_triton import weighted_sum_triton
+
+    return straight(lambda out, weight: weighted_sum_triton(out, place_N, weight), ordinary, out, weight_TK)
+
+
+def _by_expert(expert_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The token of each row sorted by expert, the row of each choice, and where every expert's rows end."""
+    device = expert_TK.device
+    if expert_TK.is_cuda:
+        from kernels.exact_rows_triton import MOST_SORTED, sort_triton
+
+        if expert_TK.numel() <= MOST_SORTED:
+            return sort_triton(expert_TK, experts)
     sorted_N, order_N = expert_TK.flatten().sort(stable=True)
-    ends_E = torch.searchsorted(sorted_N, torch.arange(len(down_EXI), device=x_TX.device), right=True, out_int32=True)
-    place_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=x_TX.device))
-    rows = x_TX.index_select(0, order_N // top_k)
-    gate, up = _Linear.apply(rows, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype).chunk(2, dim=-1)
-    out = _Linear.apply(pointwise(F.silu, gate) * up, down_EXI.to(x_TX.dtype), ends_E, x_TX.dtype)
-    parts_TKX = out.index_select(0, place_N).view(tokens, top_k, -1) * weight_TK[..., None].to(x_TX.dtype)
-    return ordered_sum(parts_TKX.unbind(1))
+    ends_E = torch.searchsorted(sorted_N, torch.arange(experts, device=device), right=True, out_int32=True)
+    place_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=device))
+    return order_N // expert_TK.shape[1], place_N, ends_E
 
 
-def ordered_sum(parts: tuple[Tensor, ...]) -> Tensor:
-    """One after the other; a reduction's order may follow the number of rows."""
+def _swiglu(joined_NJ: Tensor) -> Tensor:
+    def ordinary(joined: Tensor) -> Tensor:
+        gate, up = joined.chunk(2, dim=-1)
+        return pointwise(F.silu, gate) * up
+
+    if not joined_NJ.is_cuda:
+        return ordinary(joined_NJ)
+    from kernels.exact_rows_triton import swiglu_triton
+
+    return straight(swiglu_triton, ordinary, joined_NJ)
+
+
+def _one_after_another(parts: tuple[Tensor, ...]) -> Tensor:
+    """Their sum; a reduction's order may follow the number of rows."""
     total, *rest = parts
     for part in rest:
         total = total + part
     return total
 
 
-def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float) -> Tensor:
+def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:
     """As `kernels.rms_norm.rms_norm` for rows [T, X], whose torch reference goes by row on CPUs."""
 
-    def ordinary(x: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm_reference(x, weight, eps)
+    def ordinary(x: Tensor, weight: Tensor, *gate: Tensor) -> Tensor:
+        normed = rms_norm_reference(x, weight, eps)
+        return pointwise(torch.sigmoid, gate[0]) * normed if gate else normed
 
-    if not x_TX.is_cuda:
-        return ordinary(x_TX, weight_X)
-    from kernels.rms_norm_triton import rms_norm_triton
+    def run(x: Tensor, weight: Tensor, *gate: Tensor) -> Tensor:
+        if gate:
+            from kernels.exact_rows_triton import gated_norm_triton
 
-    return straight(lambda x, weight: rms_norm_triton(x.contiguous(), weight, eps), ordinary, x_TX, weight_X)
+            return gated_norm_triton(x, weight, gate[0], eps)
+        from kernels.rms_norm_triton import rms_norm_triton
+
+        return rms_norm_triton(x.contiguous(), weight, eps)
+
+    tensors = (x_TX, weight_X) if gate_TX is None else (x_TX, weight_X, gate_TX)
+    return straight(run, ordinary, *tensors) if x_TX.is_cuda else ordinary(*tensors)
 
 
 def tempered_logprobs(logits_TV: Tensor, temperature_T: Tensor) -> Tensor:

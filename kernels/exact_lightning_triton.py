@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 64
-_COLUMNS = 64
 
 
 @triton.jit
@@ -38,17 +37,19 @@ def _advance(k, v, state, slope, C: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _silu(x):
+    wide = x.to(tl.float32)
+    return (wide * tl.sigmoid(wide)).to(x.dtype)
+
+
+@triton.jit
 def _lightning_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
+    qkv_ptr,
     o_ptr,
     slopes_ptr,
     cu_ptr,
     entering_ptr,
     leaving_ptr,
-    row_stride,
-    head_stride,
     H: tl.constexpr,
     D: tl.constexpr,
     DIM: tl.constexpr,
@@ -71,12 +72,12 @@ def _lightning_kernel(
         state = tl.load(entering_ptr + state_at, mask=state_mask, other=0.0)
     for start in range(first, last, C):
         rows = (start + i).to(tl.int64)
-        at = rows[:, None] * row_stride + head * head_stride
+        at = qkv_ptr + (rows[:, None] * H + head) * 3 * D
         wide = (rows < last)[:, None] & (d[None, :] < D)
         narrow = (rows < last)[:, None] & (e[None, :] < D)
-        q = tl.load(q_ptr + at + d[None, :], mask=wide, other=0.0)
-        k = tl.load(k_ptr + at + d[None, :], mask=wide, other=0.0)
-        v = tl.load(v_ptr + at + e[None, :], mask=narrow, other=0.0)
+        q = _silu(tl.load(at + d[None, :], mask=wide, other=0.0))
+        k = _silu(tl.load(at + D + d[None, :], mask=wide, other=0.0))
+        v = _silu(tl.load(at + 2 * D + e[None, :], mask=narrow, other=0.0))
         o = _output(q, k, v, state, slope, C, PRECISION)
         tl.store(o_ptr + (rows[:, None] * H + head) * D + e[None, :], o.to(o_ptr.dtype.element_ty), mask=narrow)
         if start + C <= last:
@@ -87,16 +88,12 @@ def _lightning_kernel(
 
 @triton.jit
 def _lightning_decode_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
+    qkv_ptr,
     o_ptr,
     slopes_ptr,
     position_ptr,
     state_ptr,
     tail_ptr,
-    row_stride,
-    head_stride,
     H: tl.constexpr,
     D: tl.constexpr,
     DIM: tl.constexpr,
@@ -104,32 +101,33 @@ def _lightning_decode_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One token: its row of the tile that it lies in, whose keys and values so far the tail [C, 2, H, D] holds."""
-    row, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One token: its row of the tile that it lies in, whose keys and values so far the tail [C, H, 2, D] holds."""
+    row, head, block = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     own = (tl.load(position_ptr + row) % C).to(tl.int32)
     slope = tl.load(slopes_ptr + head).to(tl.float32)
     i, d = tl.arange(0, C), tl.arange(0, DIM)
     e = block * COLUMNS + tl.arange(0, COLUMNS)
-    state_at = state_ptr + (row.to(tl.int64) * H + head) * D * D + d[:, None] * D + e[None, :]
+    state_at = state_ptr + (row * H + head) * D * D + d[:, None] * D + e[None, :]
     state_mask = (d[:, None] < D) & (e[None, :] < D)
     state = tl.load(state_at, mask=state_mask, other=0.0)
-    token = row * row_stride + head * head_stride
-    new_q = tl.load(q_ptr + token + d, mask=d < D, other=0.0)
-    new_k = tl.load(k_ptr + token + d, mask=d < D, other=0.0)
-    new_v = tl.load(v_ptr + token + e, mask=e < D, other=0.0)
-    k_at = tail_ptr + row.to(tl.int64) * C * 2 * H * D + head * D + i[:, None] * 2 * H * D + d[None, :]
-    v_at = tail_ptr + row.to(tl.int64) * C * 2 * H * D + (H + head) * D + i[:, None] * 2 * H * D + e[None, :]
-    k = tl.load(k_at, mask=(i < own)[:, None] & (d < D)[None, :], other=0.0)
-    v = tl.load(v_at, mask=(i < own)[:, None] & (e < D)[None, :], other=0.0)
+    token = qkv_ptr + (row * H + head) * 3 * D
+    new_q = tl.load(token + d, mask=d < D, other=0.0)
+    new_k = tl.load(token + D + d, mask=d < D, other=0.0)
+    new_v = tl.load(token + 2 * D + e, mask=e < D, other=0.0)
+    k_at = tail_ptr + ((row * C + i[:, None]) * H + head) * 2 * D + d[None, :]
+    v_at = tail_ptr + ((row * C + i[:, None]) * H + head) * 2 * D + D + e[None, :]
+    raw_k = tl.load(k_at, mask=(i < own)[:, None] & (d < D)[None, :], other=0.0)
+    raw_v = tl.load(v_at, mask=(i < own)[:, None] & (e < D)[None, :], other=0.0)
     mine = (i == own)[:, None]
-    k, v = tl.where(mine, new_k[None, :], k), tl.where(mine, new_v[None, :], v)
-    q = tl.where(mine, new_q[None, :], tl.zeros([C, DIM], new_q.dtype))
+    raw_k, raw_v = tl.where(mine, new_k[None, :], raw_k), tl.where(mine, new_v[None, :], raw_v)
+    q = _silu(tl.where(mine, new_q[None, :], tl.zeros([C, DIM], new_q.dtype)))
+    k, v = _silu(raw_k), _silu(raw_v)
     o = _output(q, k, v, state, slope, C, PRECISION)
     o_at = o_ptr + (row * H + head) * D + e[None, :] + i[:, None] * 0
     tl.store(o_at, o.to(o_ptr.dtype.element_ty), mask=mine & (e < D)[None, :])
-    tl.store(v_at, v, mask=mine & (e < D)[None, :])
+    tl.store(v_at, raw_v, mask=mine & (e < D)[None, :])
     if block == 0:
-        tl.store(k_at, k, mask=mine & (d < D)[None, :])
+        tl.store(k_at, raw_k, mask=mine & (d < D)[None, :])
     if own == C - 1:
         tl.store(state_at, _advance(k, v, state, slope, C, PRECISION), mask=state_mask)
 
@@ -140,41 +138,34 @@ def _sizes(heads: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
         "H": heads,
         "D": dim,
         "DIM": padded,
-        "COLUMNS": min(_COLUMNS, padded),
+        "COLUMNS": padded if padded <= 64 else 32,  # what the registers hold
         "C": TILE,
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
-        "num_warps": 4,
+        "num_warps": 4 if padded <= 64 else 8,
         "num_stages": 2,
     }
 
 
 def lightning_triton(
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    slopes_H: Tensor,
-    cu_seqlens: Tensor,
-    entering: Tensor | None,
-    final: bool,
+    qkv_TJ: Tensor, slopes_H: Tensor, cu_seqlens: Tensor, entering: Tensor | None, final: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """o [T, H, D], and the states [S, H, D, D] after each sequence's last whole tile. Like strides, the last 1."""
-    tokens, heads, dim = q_THD.shape
-    o_THD = torch.empty(tokens, heads, dim, dtype=q_THD.dtype, device=q_THD.device)
-    sequences = len(cu_seqlens) - 1
-    after = torch.empty(sequences, heads, dim, dim, device=q_THD.device) if final else None
-    sizes = _sizes(heads, dim, q_THD.dtype)
+    """Lightning attention of silu(qkv), rows [T, H * 3 D] with q, k and v of one head after the other.
+
+    Returns o [T, H, D] and, if asked for, the states [S, H, D, D] after each sequence's last whole tile.
+    """
+    tokens, heads = len(qkv_TJ), len(slopes_H)
+    dim, sequences = qkv_TJ.shape[1] // (3 * heads), len(cu_seqlens) - 1
+    o_THD = torch.empty(tokens, heads, dim, dtype=qkv_TJ.dtype, device=qkv_TJ.device)
+    after = torch.empty(sequences, heads, dim, dim, device=qkv_TJ.device) if final else None
+    sizes = _sizes(heads, dim, qkv_TJ.dtype)
     kernel: Any = _lightning_kernel
     kernel[(sequences, heads, triton.cdiv(dim, sizes["COLUMNS"]))](
-        q_THD,
-        k_THD,
-        v_THD,
+        qkv_TJ.contiguous(),
         o_THD,
         slopes_H,
         cu_seqlens,
-        entering if entering is not None else q_THD,
-        after if after is not None else q_THD,
-        q_THD.stride(0),
-        q_THD.stride(1),
+        entering if entering is not None else qkv_TJ,
+        after if after is not None else qkv_TJ,
         ENTERING=entering is not None,
         LEAVING=final,
         **sizes,
@@ -183,24 +174,14 @@ def lightning_triton(
 
 
 def lightning_decode_triton(
-    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, position_B: Tensor, state: Tensor, tail: Tensor
+    qkv_BJ: Tensor, slopes_H: Tensor, position_B: Tensor, state_BHDD: Tensor, tail_BCH2D: Tensor
 ) -> Tensor:
-    """o [B, H, D] of tokens at `position_B`; state [B, H, D, D] float32 and tail [B, C, 2, H, D] are kept in place."""
-    batch, heads, dim = q_BHD.shape
-    o_BHD = torch.empty(batch, heads, dim, dtype=q_BHD.dtype, device=q_BHD.device)
-    sizes = _sizes(heads, dim, q_BHD.dtype)
+    """o [B, H, D] of the tokens at `position_B`; states (float32) and tails (before silu) are kept in place."""
+    batch, heads, dim = len(qkv_BJ), len(slopes_H), state_BHDD.shape[-1]
+    o_BHD = torch.empty(batch, heads, dim, dtype=qkv_BJ.dtype, device=qkv_BJ.device)
+    sizes = _sizes(heads, dim, qkv_BJ.dtype)
     kernel: Any = _lightning_decode_kernel
     kernel[(batch, heads, triton.cdiv(dim, sizes["COLUMNS"]))](
-        q_BHD,
-        k_BHD,
-        v_BHD,
-        o_BHD,
-        slopes_H,
-        position_B,
-        state,
-        tail,
-        q_BHD.stride(0),
-        q_BHD.stride(1),
-        **sizes,
+        qkv_BJ.contiguous(), o_BHD, slopes_H, position_B, state_BHDD, tail_BCH2D, **sizes
     )
     return o_BHD

@@ -6,41 +6,41 @@ On GPUs in tiles from a sequence's start, on CPUs token by token, in learner and
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention import varlen_attention
-from kernels.exact import straight
-from kernels.lightning import lightning_attention
+from kernels.exact import pointwise, straight
+from kernels.lightning_qkv import silu_lightning
 
 
 def lightning(
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    slopes_H: Tensor,
-    cu_seqlens: Tensor,
-    initial: Tensor | None = None,
-    final: bool = False,
+    qkv_TJ: Tensor, slopes_H: Tensor, cu_seqlens: Tensor, initial: Tensor | None = None, final: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """As `kernels.lightning.lightning_attention`; initial and final states only without gradient.
+    """As `kernels.lightning_qkv.silu_lightning`; initial and final states only without gradient.
 
     On GPUs these are the states after a sequence's last whole tile of 64 tokens, and sequences go on at such borders.
     """
 
-    def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not q.is_cuda:
-            return _token_by_token(q, k, v, slopes_H, cu_seqlens, initial)
+    def run(qkv: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not qkv.is_cuda:
+            return _token_by_token(*_heads(qkv, len(slopes_H)), slopes_H, cu_seqlens, initial)
         from kernels.exact_lightning_triton import lightning_triton
 
-        return lightning_triton(q, k, v, slopes_H, cu_seqlens, initial, final)
+        return lightning_triton(qkv, slopes_H, cu_seqlens, initial, final)
 
     if not torch.is_grad_enabled():
-        return run(q_THD, k_THD, v_THD)
+        return run(qkv_TJ)
 
-    def ordinary(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return lightning_attention(q, k, v, slopes_H, cu_seqlens)[0]
+    def ordinary(qkv: Tensor) -> Tensor:
+        return silu_lightning(qkv, slopes_H, cu_seqlens)[0]
 
-    return straight(lambda *qkv: run(*qkv)[0], ordinary, q_THD, k_THD, v_THD), None
+    return straight(lambda qkv: run(qkv)[0], ordinary, qkv_TJ), None
+
+
+def _heads(qkv_TJ: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = pointwise(F.silu, qkv_TJ).view(len(qkv_TJ), heads, 3, -1).unbind(2)
+    return q, k, v
 
 
 def _token_by_token(
@@ -55,15 +55,33 @@ def _token_by_token(
     for t in range(int(lengths_S.max()) if len(lengths_S) else 0):
         count = int((lengths_S > t).sum())
         rows = starts_S[:count] + t
-        o_THD[rows] = lightning_token(q_THD[rows], k_THD[rows], v_THD[rows], slopes_H, state[:count])
+        o_THD[rows] = _one_step(q_THD[rows], k_THD[rows], v_THD[rows], slopes_H, state[:count])
     return o_THD, state[order_S.argsort()]
 
 
-def lightning_token(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
-    """One token a sequence in products and sums that round by themselves; the state is updated in place."""
+def _one_step(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
+    """In products and sums that round by themselves; the state is updated in place."""
     state_BHDD.mul_(torch.exp(-slopes_H.to(state_BHDD.dtype))[:, None, None])
     state_BHDD.add_(k_BHD[..., None] * v_BHD[..., None, :])
     return (q_BHD[..., None] * state_BHDD).sum(-2)
+
+
+def lightning_decode(
+    qkv_BJ: Tensor,
+    slopes_H: Tensor,
+    state_BHDD: Tensor,
+    tail_BCH2D: Tensor | None = None,
+    position_B: Tensor | None = None,
+) -> Tensor:
+    """One token a sequence, [B, H, D]; the state is updated in place.
+
+    On GPUs it is the state before the token's tile, whose keys and values, before silu, lie in the tail.
+    """
+    if tail_BCH2D is None or position_B is None:
+        return _one_step(*_heads(qkv_BJ, len(slopes_H)), slopes_H, state_BHDD)
+    from kernels.exact_lightning_triton import lightning_decode_triton
+
+    return lightning_decode_triton(qkv_BJ, slopes_H, position_B, state_BHDD, tail_BCH2D)
 
 
 def attention(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, cu_seqlens_k: Tensor) -> Tensor:

@@ -32,47 +32,33 @@ class ExactLMHead(LMHead):
 
 class ExactRMSNorm(RMSNorm):
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        normed = exact.rms_norm(x, self.weight, self.eps)
-        return normed if gate is None else exact.pointwise(torch.sigmoid, gate) * normed
+        return exact.rms_norm(x, self.weight, self.eps, gate)
 
 
 class ExactLightningAttention(LightningAttention):
     """On GPUs a sequence has the state before the tile that it stands in, and a tail: the tile's keys and values."""
 
-    def _qkv(self, x_TX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv_TJ = exact.pointwise(F.silu, self.qkv_proj(x_TX))
-        q, k, v = qkv_TJ.view(len(x_TX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
-        return q, k, v
-
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
-        past = packed.past.states[self.layer] if packed.past else None
-        q, k, v = self._qkv(x_TX)
-        slopes_H, future = self.slopes(x_TX.device), packed.future
-        o_THD, state = exact_mixers.lightning(q, k, v, slopes_H, packed.cu_seqlens, past, future is not None)
+        past, future = packed.past.states[self.layer] if packed.past else None, packed.future
+        qkv_TJ = self.qkv_proj(x_TX)
+        slopes_H = self.slopes(x_TX.device)
+        o_THD, state = exact_mixers.lightning(qkv_TJ, slopes_H, packed.cu_seqlens, past, future is not None)
         if future is not None and state is not None:
             future.states[self.layer] = state
             if x_TX.is_cuda:
-                future.tails[self.layer] = _tails(k, v, packed.cu_seqlens)
+                future.tails[self.layer] = self._tails(qkv_TJ, packed.cu_seqlens)
         return self._output(x_TX, o_THD)
 
-    def decode(
-        self, x_BX: Tensor, state_BHDD: Tensor, tail: Tensor | None = None, position_B: Tensor | None = None
-    ) -> Tensor:
-        q, k, v = self._qkv(x_BX)
-        if tail is None or position_B is None:
-            return self._output(x_BX, exact_mixers.lightning_token(q, k, v, self.slopes(x_BX.device), state_BHDD))
-        from kernels.exact_lightning_triton import lightning_decode_triton
+    def _tails(self, qkv_TJ: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """[S, TILE, H, 2, D]: keys and values, before silu, after each sequence's last whole tile; then whatever."""
+        ends_S = cu_seqlens[1:]
+        starts_S = ends_S - (ends_S - cu_seqlens[:-1]) % TILE
+        rows_SC = starts_S[:, None] + torch.arange(TILE, device=qkv_TJ.device)
+        return qkv_TJ.view(len(qkv_TJ), self.heads, 3, self.dim)[rows_SC.clamp(max=len(qkv_TJ) - 1), :, 1:]
 
-        o_BHD = lightning_decode_triton(q, k, v, self.slopes(x_BX.device), position_B, state_BHDD, tail)
+    def decode(self, x_BX: Tensor, *held: Tensor) -> Tensor:
+        o_BHD = exact_mixers.lightning_decode(self.qkv_proj(x_BX), self.slopes(x_BX.device), *held)
         return self._output(x_BX, o_BHD)
-
-
-def _tails(k_THD: Tensor, v_THD: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """[S, TILE, 2, H, D]: keys and values after each sequence's last whole tile, then whatever."""
-    ends_S = cu_seqlens[1:]
-    starts_S = ends_S - (ends_S - cu_seqlens[:-1]) % TILE
-    rows_SC = starts_S[:, None] + torch.arange(TILE, device=k_THD.device)
-    return torch.stack([k_THD, v_THD], dim=1)[rows_SC.clamp(max=len(k_THD) - 1)]
 
 
 class ExactSoftmaxAttention(SoftmaxAttention):
@@ -91,8 +77,9 @@ class ExactExperts(Experts):
 class ExactMoE(MoE):
     def forward(self, x_TX: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
         logits_TE = self.gate(x_TX, at_least_float32(x_TX.dtype))
-        weight_TK, expert_TK = (routing or Routing()).choose(self.layer, logits_TE.softmax(-1), self.top_k)
-        weight_TK = weight_TK / exact.ordered_sum(weight_TK.unbind(-1))[:, None]
+        weight_TK, expert_TK = exact.route(logits_TE, None, self.top_k)
+        if routing is not None and (given_TK := routing.settle(self.layer, expert_TK)) is not expert_TK:
+            weight_TK, expert_TK = exact.route(logits_TE, given_TK, self.top_k)
         return self.experts(x_TX, expert_TK, weight_TK), logits_TE
 
 

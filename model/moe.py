@@ -50,7 +50,9 @@ class MoE(nn.Module):
         logits_TE = self.gate(x_TX.to(at_least_float32(x_TX.dtype)))
         parameters = self.experts.gate_up_proj, self.experts.down_proj
         if routing is not None:
-            weight_TK, expert_TK = routing.choose(self.layer, logits_TE.softmax(-1), self.top_k)
+            probs_TE = logits_TE.softmax(-1)
+            expert_TK = routing.settle(self.layer, probs_TE.topk(self.top_k, dim=-1).indices)
+            weight_TK = probs_TE.gather(-1, expert_TK)
             weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
         elif (routed_TX := routed_experts(x_TX, logits_TE, self.top_k, *parameters)) is not None:
             return routed_TX, logits_TE

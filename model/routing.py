@@ -23,14 +23,12 @@ class Routing:
         self.kept_TLK = kept_TLK
         self._made: dict[int, Tensor] = {}
 
-    def choose(self, layer: int, probs_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """Probabilities and experts [T, K] of a layer, the probabilities differentiable."""
-        weight_TK, expert_TK = probs_TE.topk(top_k, dim=-1)
+    def settle(self, layer: int, own_TK: Tensor) -> Tensor:
+        """The experts that a layer is to take: `own_TK` itself, or those given."""
         if self.kept_TLK is None:
-            self._made[layer] = expert_TK
-            return weight_TK, expert_TK
-        expert_TK = replayed(expert_TK, self.kept_TLK[:, layer])
-        return probs_TE.gather(-1, expert_TK), expert_TK
+            self._made[layer] = own_TK
+            return own_TK
+        return replayed(own_TK, self.kept_TLK[:, layer])
 
     def made_TLK(self, dtype: torch.dtype) -> Tensor:
         """What the layers chose."""

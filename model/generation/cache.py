@@ -34,7 +34,7 @@ class DecodeCache:
     [pages + 1, Kv, P, D], the pages of the sequence in slot s being `table_SM[s]`. Page 0 takes what idle rows write.
     With `record_routing` the tokens' expert choices lie in the same pages, [pages + 1, P, layers, K]. With
     `tail_tokens` states are those before the current tile of so many tokens, and what came since is in the tails,
-    [slots, tile, keys and values, H, D].
+    [slots, tile, H, keys and values, D].
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DecodeCache:
             else:
                 self.states[layer] = _zeros((slots, heads, dim, dim), torch.float32, device)
                 if tail_tokens:
-                    self.tails[layer] = _zeros((slots, tail_tokens, 2, heads, dim), dtype, device)
+                    self.tails[layer] = _zeros((slots, tail_tokens, heads, 2, dim), dtype, device)
         self.routing: Tensor | None = None
         if record_routing:
             choices = (pages + 1, page_tokens, config.num_hidden_layers, config.num_experts_per_tok)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention import varlen_attention
-from kernels.lightning import lightning_reference
+from kernels.lightning_qkv import silu_lightning
+from kernels.rms_norm import rms_norm_reference
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
@@ -59,13 +60,11 @@ def check_lightning(device: str, dtype: torch.dtype) -> None:
 
     generator = torch.Generator().manual_seed(0)
     for heads, dim, lengths, begun in ((2, 16, [70, 3, 128], [64, 0, 64]), (1, 24, [131], [128])):
-        tokens = sum(lengths)
-        qkv = torch.randn(tokens, heads, 3 * dim, generator=generator).to(device, dtype)
-        q, k, v = qkv.split(dim, -1)
+        qkv = torch.randn(sum(lengths), heads * 3 * dim, generator=generator).to(device, dtype)
         slopes = torch.linspace(0.9, 1e-4, heads, dtype=torch.float64, device=device)
         cu = torch.tensor([0, *lengths], device=device).cumsum(0)
-        o, after = lightning_triton(q, k, v, slopes, cu, None, True)
-        expected, _ = lightning_reference(q.double(), k.double(), v.double(), slopes, cu)
+        o, after = lightning_triton(qkv, slopes, cu, None, True)
+        expected, _ = silu_lightning(qkv.double(), slopes, cu)
         assert relative(o, expected) < (2e-6 if dtype is torch.float32 else 4 * torch.finfo(dtype).eps)
         for index, (length, start) in enumerate(zip(lengths, begun, strict=True)):
             own = slice(int(cu[index]), int(cu[index]) + length)
@@ -73,16 +72,16 @@ def check_lightning(device: str, dtype: torch.dtype) -> None:
             state = torch.zeros(1, heads, dim, dim, device=device)
             if start:
                 border = torch.tensor([0, start], device=device)
-                part, state = lightning_triton(q[first], k[first], v[first], slopes, border, None, True)
+                part, state = lightning_triton(qkv[first], slopes, border, None, True)
                 assert torch.equal(part, o[first])
                 border = torch.tensor([0, length - start], device=device)
-                part, _ = lightning_triton(q[rest], k[rest], v[rest], slopes, border, state, False)
+                part, _ = lightning_triton(qkv[rest], slopes, border, state, False)
                 assert torch.equal(part, o[rest])
-            tail = torch.full((1, TILE, 2, heads, dim), float("nan"), device=device, dtype=dtype)
+            tail = torch.full((1, TILE, heads, 2, dim), float("nan"), device=device, dtype=dtype)
             for token in range(rest.start, rest.stop):
                 at = torch.tensor([token - own.start], device=device)
-                one = (x[token : token + 1] for x in (q, k, v))
-                assert torch.equal(lightning_decode_triton(*one, slopes, at, state, tail)[0], o[token]), token
+                one = lightning_decode_triton(qkv[token : token + 1], slopes, at, state, tail)[0]
+                assert torch.equal(one, o[token]), token
             assert torch.equal(state[0], after[index])
 
 
@@ -113,7 +112,50 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
                 assert same(paged_triton(one, keys, values, table, seen)[1], o[start + token])
 
 
-CHECKS = [check_linear, check_lightning, check_attention]
+def check_rows(device: str, dtype: torch.dtype) -> None:
+    """Routing, sorting, SwiGLU, weighted sum and gated norm: against torch, and rows by themselves."""
+    from kernels.exact_rows_triton import (
+        gated_norm_triton,
+        route_triton,
+        sort_triton,
+        swiglu_triton,
+        weighted_sum_triton,
+    )
+
+    generator = torch.Generator().manual_seed(0)
+    bound = 1e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
+    for experts, top_k in ((16, 2), (5, 1), (32, 3)):
+        logits = torch.randn(37, experts, generator=generator).to(device)
+        weight, expert = route_triton(logits, top_k, None)
+        p, own = logits.softmax(-1).topk(top_k, dim=-1)
+        assert torch.equal(expert, own)
+        torch.testing.assert_close(weight, p / p.sum(-1, keepdim=True))
+        for rows in (slice(0, 1), slice(5, 20)):
+            assert torch.equal(route_triton(logits[rows], top_k, None)[0], weight[rows])
+        assert torch.equal(route_triton(logits, top_k, own)[0], weight)
+        given = (own + 1) % experts
+        share = logits.softmax(-1).gather(1, given)
+        torch.testing.assert_close(route_triton(logits, top_k, given)[0], share / share.sum(-1, keepdim=True))
+        source, place, ends = sort_triton(expert, experts)
+        order = expert.flatten().argsort(stable=True)
+        assert torch.equal(source.long(), order // top_k)
+        assert torch.equal(place.long()[order], torch.arange(len(order), device=device))
+        assert torch.equal(ends.long(), torch.bincount(expert.flatten(), minlength=experts).cumsum(0))
+        rows = torch.randn(37 * top_k, 40, generator=generator).to(device, dtype)
+        summed = weighted_sum_triton(rows, place, weight)
+        exact = (rows.double()[place.long()].view(37, top_k, 40) * weight.double()[..., None]).sum(1)
+        assert relative(summed, exact) < bound
+        assert torch.equal(weighted_sum_triton(rows, place[top_k:], weight[1:]), summed[1:])
+    joined = torch.randn(9, 66, generator=generator).to(device, dtype)
+    gate, up = joined.double().chunk(2, -1)
+    assert relative(swiglu_triton(joined), F.silu(gate) * up) < bound
+    x, gate = torch.randn(2, 9, 50, generator=generator).to(device, dtype)
+    scale = torch.randn(50, generator=generator).to(device)
+    exact = rms_norm_reference(x.double(), scale.double(), 1e-6) * gate.double().sigmoid()
+    assert relative(gated_norm_triton(x, scale, gate, 1e-6), exact) < 2 * bound
+
+
+CHECKS = [check_linear, check_lightning, check_attention, check_rows]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
