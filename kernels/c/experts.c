@@ -44,7 +44,7 @@ static void scatter(int64_t count, int64_t n, const float *from, const int64_t *
 void route_forward(int64_t tokens, int64_t experts, int64_t top_k, const float *logits, int64_t *chosen, float *shares,
     int64_t threads)
 {
-    (void)threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && tokens > 256)
     for (int64_t t = 0; t < tokens; t++)
         route(experts, logits + t * experts, top_k, chosen + t * top_k, shares + t * top_k);
 }
@@ -52,14 +52,14 @@ void route_forward(int64_t tokens, int64_t experts, int64_t top_k, const float *
 void route_backward(int64_t tokens, int64_t experts, int64_t top_k, const int64_t *chosen, const float *shares,
     const float *dshares, float *dlogits, int64_t threads)
 {
-    (void)threads;
-    memset(dlogits, 0, tokens * experts * sizeof(float));
-    for (int64_t t = 0; t < tokens * top_k; t += top_k) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && tokens > 256)
+    for (int64_t t = 0; t < tokens; t++) {
         float mean = 0;
-        for (int64_t k = t; k < t + top_k; k++)
+        memset(dlogits + t * experts, 0, experts * sizeof(float));
+        for (int64_t k = t * top_k; k < (t + 1) * top_k; k++)
             mean += shares[k] * dshares[k];
-        for (int64_t k = t; k < t + top_k; k++)
-            dlogits[t / top_k * experts + chosen[k]] = shares[k] * (dshares[k] - mean);
+        for (int64_t k = t * top_k; k < (t + 1) * top_k; k++)
+            dlogits[t * experts + chosen[k]] = shares[k] * (dshares[k] - mean);
     }
 }
 

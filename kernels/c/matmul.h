@@ -74,6 +74,8 @@ INLINE void tile(int rows, int64_t k, Matrix a, const float *b, float *c, int64_
     for (int i = 0; i < rows; i++) {
         sum[i][0] = (vec){0};
         sum[i][1] = (vec){0};
+        __builtin_prefetch(c + i * c_row, 1); /* there when the sums are */
+        __builtin_prefetch(c + i * c_row + COLUMNS - 1, 1);
     }
     for (int64_t p = 0; p < k; p++) {
         vec left = *(const vec *)(b + p * COLUMNS), right = *(const vec *)(b + p * COLUMNS + LANES);
