@@ -169,7 +169,10 @@ def decode_enter(
     x_BX: Tensor,
     pdl: bool = False,
 ) -> None:
-    """Embeddings of tokens [B], normed: `residual_BX` (float32) and `x_BX` are written."""
+    """Embeddings of tokens [B], normed: `residual_BX` (float32) and `x_BX` are written.
+
+    The first of a chain: it never begins early, so that what the others read before they wait has been written.
+    """
     kernel: Any = _enter_kernel
     kernel[(len(x_BX),)](
         token_B,
@@ -182,7 +185,6 @@ def decode_enter(
         POSTNORM=postnorm,
         PDL=pdl,
         **_shape(x_BX),
-        **launch(pdl),
     )
 
 
