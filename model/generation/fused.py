@@ -10,7 +10,8 @@ from torch import Tensor
 from configs.schema import ModelConfig
 from kernels.decode_attention_triton import decode_attention, workspace
 from kernels.decode_experts_triton import decode_experts
-from kernels.decode_linear_triton import Tiles, decode_head, decode_linear
+from kernels.decode_head_triton import decode_head
+from kernels.decode_linear_triton import Tiles, decode_linear
 from kernels.decode_rows_triton import decode_combine, decode_enter, decode_route
 from kernels.lightning_decode_triton import columns_of, gated_lightning_decode
 from model.attention import LightningAttention

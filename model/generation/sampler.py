@@ -68,7 +68,7 @@ class Sampler:
 
     def _fused(self, slots: slice, logits_BV: Tensor, bans: bool) -> Tensor:
         """The whole step in three launches; codes into STOPS [B]."""
-        from kernels.sample_triton import Columns, record_triton
+        from kernels.record_triton import Columns, record_triton
 
         rows = self.rows
         return record_triton(
