@@ -35,7 +35,7 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
     if serves(x_TX, weight_TK, gate_up_EJX, down_EXI):
         from kernels.native_train import Experts
 
-        return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
+        return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
     return moe_experts_reference(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
 
 

@@ -114,25 +114,28 @@ class Route(torch.autograd.Function):
 
 
 class Experts(torch.autograd.Function):
-    """The weighted sum over each token's experts; weights [E, 2 I, X] and [E, X, I]."""
+    """The weighted sum over each token's experts; weights [E, 2 I, X] and [E, X, I]. With `keep` for a backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, chosen: Tensor, shares: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, chosen: Tensor, shares: Tensor, gate_up: Tensor, down: Tensor, keep: bool
+    ) -> Tensor:
         x, chosen, shares = x.contiguous(), chosen.contiguous(), shares.contiguous()
-        gates, y = x.new_empty(chosen.numel(), gate_up.shape[1]), torch.empty_like(x)
+        gates, y = x.new_empty(chosen.numel(), gate_up.shape[1]) if keep else None, torch.empty_like(x)
         order, ends_E = (torch.empty(n, dtype=torch.int64) for n in (chosen.numel(), len(down)))
         call("experts_forward", _sizes(chosen, down), x, chosen, shares, gate_up, down, y, order, ends_E, gates)
-        ctx.save_for_backward(x, shares, gate_up, down, order, ends_E, gates)
+        if keep:
+            ctx.save_for_backward(x, shares, gate_up, down, order, ends_E, gates)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor, None]:
         x, shares, gate_up, down, order, ends_E, gates = ctx.saved_tensors
         made = dx, dshares, dgate_up, ddown = [torch.empty_like(part) for part in (x, shares, gate_up, down)]
         kept = dy.contiguous(), order, ends_E, gates
         call("experts_backward", _sizes(shares, down), x, shares, gate_up, down, *kept, *made)
-        return dx, None, dshares, dgate_up, ddown
+        return dx, None, dshares, dgate_up, ddown, None
 
 
 def _sizes(chosen_TK: Tensor, down: Tensor) -> Tensor:

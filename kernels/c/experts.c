@@ -63,7 +63,7 @@ void route_backward(int64_t tokens, int64_t experts, int64_t top_k, const int64_
     }
 }
 
-/* One expert over its `count` choices: `gates` is kept, `products` lie where the choices do. */
+/* One expert over its `count` choices: `gates` is kept unless null, `products` lie where the choices do. */
 static void expert_forward(const Sizes *s, int64_t count, const float *x, const float *gate_up, const float *down,
     const int64_t *order, float *gates, float *products)
 {
@@ -73,7 +73,7 @@ static void expert_forward(const Sizes *s, int64_t count, const float *x, const 
     pack(inner, hidden, turned(down, inner), w.out);
     for (int64_t start = 0; start < count; start += BLOCK, order += BLOCK) {
         int64_t n = count - start < BLOCK ? count - start : BLOCK;
-        float *gate = gates + start * 2 * inner;
+        float *gate = gates ? gates + start * 2 * inner : w.gates;
         gather(n, hidden, x, order, s->top_k, w.rows);
         times_packed(n, 2 * inner, hidden, plain(w.rows, hidden), w.in, gate, 2 * inner, 0);
         for (int64_t i = 0; i < n; i++)
@@ -97,7 +97,7 @@ static void sum_choices(const Sizes *s, int64_t token, const float *products, co
 }
 
 /* y [T, X] from x [T, X], chosen and shares [T, K]; gate_up [E, 2 I, X], down [E, X, I].
- * Kept for the gradient: order [T K] and ends [E] of the sort, gates [T K, 2 I] in that order. */
+ * Kept for the gradient: order [T K] and ends [E] of the sort, gates [T K, 2 I] in that order, or null. */
 void experts_forward(const Sizes *s, const float *x, const int64_t *chosen, const float *shares, const float *gate_up,
     const float *down, float *y, int64_t *order, int64_t *ends, float *gates, int64_t threads)
 {
@@ -110,7 +110,7 @@ void experts_forward(const Sizes *s, const float *x, const int64_t *chosen, cons
         for (int64_t e = 0; e < s->experts; e++) {
             int64_t start = e ? ends[e - 1] : 0;
             expert_forward(s, ends[e] - start, x, gate_up + 2 * e * weights, down + e * weights, order + start,
-                gates + start * 2 * s->inner, products);
+                gates ? gates + start * 2 * s->inner : 0, products);
         }
 #pragma omp for
         for (int64_t t = 0; t < s->tokens; t++)
