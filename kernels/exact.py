@@ -195,19 +195,28 @@ def tempered_logprobs(logits_TV: Tensor, temperature_T: Tensor) -> Tensor:
 def exact_logprobs(
     hidden_TX: Tensor, weight_VX: Tensor, targets_T: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """As `kernels.logprobs.head_logprobs`, the log-probabilities those that a sampler finds by `tempered_logprobs`."""
+    """As `kernels.logprobs.head_logprobs`, the log-probabilities bit by bit those of a sampler."""
 
     def run(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         rows = max(1, _LOGITS_AT_ONCE // len(weight))
         logprobs, entropies = [hidden.new_empty(0, dtype=dtype)], [hidden.new_empty(0, dtype=dtype)]
         for part, targets in zip(hidden.split(rows), targets_T.split(rows), strict=True):
-            logp = tempered_logprobs(linear(part, weight, dtype), torch.full_like(targets, temperature, dtype=dtype))
-            logprobs.append(logp.gather(1, targets[:, None]).squeeze(1))
-            entropies.append(-(logp.exp() * logp).sum(-1))
+            logits, temperatures = linear(part, weight, dtype), torch.full_like(targets, temperature, dtype=dtype)
+            for found, values in zip((logprobs, entropies), _score(logits, temperatures, targets), strict=True):
+                found.append(values)
         return torch.cat(logprobs), torch.cat(entropies)
 
     def ordinary(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return head_logprobs(hidden, weight, targets_T, temperature)
 
     return straight(run, ordinary, hidden_TX, weight_VX)
+
+
+def _score(logits_TV: Tensor, temperature_T: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+    if logits_TV.is_cuda:
+        from kernels.exact_score_triton import score_triton
+
+        return score_triton(logits_TV, temperature_T, targets_T)
+    logp = tempered_logprobs(logits_TV, temperature_T)
+    return logp.gather(1, targets_T[:, None]).squeeze(1), -(logp.exp() * logp).sum(-1)

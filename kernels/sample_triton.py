@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_CHUNK = 4096
+CHUNK = 4096
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _scaled(logits_ptr, stops_ptr, width, row, i, temperature, bans, V: tl.const
 
 
 @triton.jit
-def _chunk_kernel(
+def chunk_kernel(
     logits_ptr,
     temperature_ptr,
     stops_ptr,
@@ -131,15 +131,15 @@ def sample_triton(logits_BV: Tensor, draw: Draw, stops_BW: Tensor, bans: bool) -
     Returns: tokens int64 [B], log-probabilities float32 [B].
     """
     rows, vocabulary = logits_BV.shape
-    chunks, device = triton.cdiv(vocabulary, _CHUNK), logits_BV.device
+    chunks, device = triton.cdiv(vocabulary, CHUNK), logits_BV.device
     top = torch.empty(rows, chunks, device=device)
     arg, sums = torch.empty_like(top, dtype=torch.int32), torch.empty_like(top, dtype=torch.float64)
     token_B = torch.empty(rows, dtype=torch.int64, device=device)
     logprob_B = torch.empty(rows, device=device)
-    sizes = {"V": vocabulary, "CHUNK": _CHUNK, "BANS": bans, "num_warps": 8}
+    sizes = {"V": vocabulary, "CHUNK": CHUNK, "BANS": bans, "num_warps": 8}
     bounds = (draw.temperature, stops_BW, draw.count, draw.least)
-    chunk_kernel: Any = _chunk_kernel
-    chunk_kernel[(chunks, rows)](logits_BV, *bounds, top, arg, sums, stops_BW.shape[1], **sizes)
+    kernel: Any = chunk_kernel
+    kernel[(chunks, rows)](logits_BV, *bounds, top, arg, sums, stops_BW.shape[1], **sizes)
     padded = triton.next_power_of_2(chunks)
     draw_kernel: Any = _draw_kernel
     draw_kernel[(rows,)](

@@ -18,7 +18,7 @@ from model.generation.sequence import Sequence
 
 
 class Sampler:
-    """`exact`: log-probabilities by the very operations that an exact learner finds them with."""
+    """`exact`: log-probabilities by the very operations that an exact learner finds them with, as on GPUs always."""
 
     def __init__(self, rows: Rows, repetition_tokens: int, repetition_probability: float, exact: bool = False):
         self.rows, self.repetition_tokens, self.exact = rows, repetition_tokens, exact
@@ -32,8 +32,7 @@ class Sampler:
         features: how many of the running sequences ask for what `Sequence.features` names.
         """
         rows = self.rows
-        fused = logits_BV.is_cuda and not self.exact
-        if fused and not any(features[name] for name in ("cut", "watched", "interruption")):
+        if logits_BV.is_cuda and not any(features[name] for name in ("cut", "watched", "interruption")):
             return Report.of(sequences, clock, self._fused(slots, logits_BV, features["min_tokens"] > 0), None)
         count_B = rows.count[slots].clone()
         if features["interruption"]:
@@ -59,7 +58,7 @@ class Sampler:
             return *sample_native(logits_BV, temperature_B, key_B, count_B), logits_BV[:0]
         cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
         token_B, logprob_B, logp_BV = sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)
-        if logits_BV.is_cuda and not self.exact:
+        if logits_BV.is_cuda:
             # Rows that cut nothing get what they get where nobody asks for more, to the bit.
             whole_B = (rows.top_p[slots] == 1) & (rows.top_k[slots] == 0)
             drawn_B, drawn_logprob_B = self._drawn(slots, logits_BV, bans=False)

@@ -155,7 +155,27 @@ def check_rows(device: str, dtype: torch.dtype) -> None:
     assert relative(gated_norm_triton(x, scale, gate, 1e-6), exact) < 2 * bound
 
 
-CHECKS = [check_linear, check_lightning, check_attention, check_rows]
+def check_score(device: str, dtype: torch.dtype) -> None:
+    """What the sampler says of the tokens that it draws, to the bit; entropies against float64."""
+    from kernels.exact_score_triton import score_triton
+    from kernels.sample_triton import Draw, sample_triton
+
+    generator = torch.Generator().manual_seed(0)
+    for vocabulary in (50, 5000):
+        logits = (3 * torch.randn(6, vocabulary, generator=generator)).to(device)
+        temperature = torch.tensor([1, 0.7, 1.3, 1, 0.5, 2], device=device)
+        key, count = torch.arange(6, device=device) * 7919, torch.arange(6, device=device)
+        stops = torch.zeros(6, 1, dtype=torch.int64, device=device)
+        token, logprob = sample_triton(logits, Draw(temperature, key, count, torch.zeros_like(count)), stops, False)
+        found, entropy = score_triton(logits, temperature, token)
+        assert torch.equal(found, logprob)
+        logp = (logits.double() / temperature.double()[:, None]).log_softmax(-1)
+        torch.testing.assert_close(found.double(), logp.gather(1, token[:, None])[:, 0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(entropy.double(), -(logp.exp() * logp).sum(-1), rtol=1e-5, atol=1e-5)
+        assert torch.equal(score_triton(logits[2:3], temperature[2:3], token[2:3])[0], found[2:3])
+
+
+CHECKS = [check_linear, check_lightning, check_attention, check_rows, check_score]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
