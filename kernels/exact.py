@@ -58,28 +58,33 @@ def pointwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, ends, dtype):
-        ctx.save_for_backward(x, weight, ends)
+    def forward(ctx, x, weight, ends, dtype, source):
+        ctx.save_for_backward(x, weight, ends, source)
         if x.is_cuda:
             from kernels.exact_linear_triton import linear_triton
 
-            return linear_triton(x, weight, ends, dtype)
+            return linear_triton(x, weight, ends, dtype, source)
         if ends is None:
             return _in_blocks(x.to(dtype), weight)
-        parts = x.split(_counts(ends))
+        parts = (x if source is None else x.index_select(0, source)).split(_counts(ends))
         return torch.cat([_in_blocks(part, own) for part, own in zip(parts, weight, strict=True)])
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, ends = ctx.saved_tensors
+        x, weight, ends, source = ctx.saved_tensors
         if ends is None:
-            return (dy @ weight.to(dy.dtype)).to(x.dtype), (dy.T @ x.to(dy.dtype)).to(weight.dtype), None, None
+            return (dy @ weight.to(dy.dtype)).to(x.dtype), (dy.T @ x.to(dy.dtype)).to(weight.dtype), None, None, None
+        rows = x if source is None else x.index_select(0, source)
         if x.is_cuda and x.dtype == torch.bfloat16:
-            return F.grouped_mm(dy, weight, offs=ends), F.grouped_mm(dy.T, x, offs=ends), None, None
-        counts = _counts(ends)
-        parts = list(zip(dy.split(counts), x.split(counts), weight, strict=True))
-        dx = torch.cat([grad @ own for grad, _, own in parts])
-        return dx, torch.stack([grad.T @ rows for grad, rows, _ in parts]), None, None
+            dx, dweight = F.grouped_mm(dy, weight, offs=ends), F.grouped_mm(dy.T, rows, offs=ends)
+        else:
+            counts = _counts(ends)
+            parts = list(zip(dy.split(counts), rows.split(counts), weight, strict=True))
+            dx = torch.cat([grad @ own for grad, _, own in parts])
+            dweight = torch.stack([grad.T @ part for grad, part, _ in parts])
+        if source is not None:
+            dx = torch.zeros_like(x).index_add(0, source, dx)
+        return dx, dweight, None, None, None
 
 
 def _counts(ends_E: Tensor) -> list[int]:
@@ -96,7 +101,7 @@ def _in_blocks(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
 
 def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """x W^T in x's dtype; or, with float32 weights, in `dtype`, float32 or better."""
-    return _Linear.apply(x_TK, weight_NK, None, dtype or x_TK.dtype)
+    return _Linear.apply(x_TK, weight_NK, None, dtype or x_TK.dtype, None)
 
 
 def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
@@ -118,9 +123,8 @@ def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tens
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
     """As `kernels.experts.moe_experts`; a token's experts are summed in the order in which they were chosen."""
     source_N, place_N, ends_E = _by_expert(expert_TK, len(down_EXI))
-    rows = x_TX.index_select(0, source_N)
-    joined = _Linear.apply(rows, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype)
-    out = _Linear.apply(_swiglu(joined), down_EXI.to(x_TX.dtype), ends_E, x_TX.dtype)
+    joined = _Linear.apply(x_TX, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype, source_N)
+    out = _Linear.apply(_swiglu(joined), down_EXI.to(x_TX.dtype), ends_E, x_TX.dtype, None)
 
     def ordinary(out: Tensor, weight: Tensor) -> Tensor:
         parts_TKX = out.index_select(0, place_N).view(*expert_TK.shape, -1) * weight[..., None]

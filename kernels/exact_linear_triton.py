@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 _DEPTH = 64
+_TURNS = 8
 
 
 @triton.jit
@@ -22,36 +23,48 @@ def _linear_kernel(
     weight_ptr,
     y_ptr,
     ends_ptr,
+    source_ptr,
     rows,
     x_row,
     N: tl.constexpr,
     K: tl.constexpr,
     EXPERTS: tl.constexpr,
     EXPERTS_PADDED: tl.constexpr,
+    GATHER: tl.constexpr,
     PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
+    TURNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """A tile of y = x W^T. With EXPERTS, the rows up to ends[e] and not before ends[e - 1] meet the weights of e."""
-    first, last, column = tl.program_id(1) * ROWS, rows, tl.program_id(0)
+    # A few tiles of rows take turns at each tile of weights, so that both are read from the cache.
+    wide: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
+    started = tl.program_id(0) // (TURNS * wide) * TURNS
+    turns = tl.minimum(tl.num_programs(0) // wide - started, TURNS)
+    within = tl.program_id(0) - started * wide
+    tile, column = started + within % turns, within // turns
+    first, last = tile * ROWS, rows
     if EXPERTS > 0:
         e = tl.arange(0, EXPERTS_PADDED)
         ends = tl.load(ends_ptr + e, mask=e < EXPERTS, other=0)
         starts = tl.load(ends_ptr + e - 1, mask=(e > 0) & (e < EXPERTS), other=0)
         tiles = tl.where(e < EXPERTS, (ends - starts + ROWS - 1) // ROWS, 0)
         before = tl.cumsum(tiles, 0) - tiles
-        here = (tl.program_id(1) >= before) & (tl.program_id(1) < before + tiles)
+        here = (tile >= before) & (tile < before + tiles)
         if tl.sum(here.to(tl.int32), 0) == 0:
             return
-        first = tl.sum(tl.where(here, starts + (tl.program_id(1) - before) * ROWS, 0), 0)
+        first = tl.sum(tl.where(here, starts + (tile - before) * ROWS, 0), 0)
         last = tl.sum(tl.where(here, ends, 0), 0)
         weight_ptr += tl.sum(tl.where(here, e, 0), 0).to(tl.int64) * N * K
     r = first + tl.arange(0, ROWS)
     n = column * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, DEPTH)
-    x_at = x_ptr + r.to(tl.int64)[:, None] * x_row + k[None, :]
+    source = r
+    if GATHER:
+        source = tl.load(source_ptr + r, mask=r < last, other=0)
+    x_at = x_ptr + source.to(tl.int64)[:, None] * x_row + k[None, :]
     weight_at = weight_ptr + n.to(tl.int64)[None, :] * K + k[:, None]
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     for done in range(0, K, DEPTH):
@@ -88,13 +101,18 @@ def tiling(rows: int, columns: int, split: bool, wide: bool, grouped: bool) -> t
 
 
 def linear_triton(
-    x_TK: Tensor, weight: Tensor, ends_E: Tensor | None = None, dtype: torch.dtype | None = None
+    x_TK: Tensor,
+    weight: Tensor,
+    ends_E: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    source_N: Tensor | None = None,
 ) -> Tensor:
     """x W^T for weight [N, K], or for rows sorted by expert weight [E, N, K] and where each one's rows end, int32 [E].
 
-    Float32 weights beside bf16 rows are multiplied as float32. Returns [T, N] in `dtype`, by default x's.
+    Float32 weights beside bf16 rows are multiplied as float32. `source_N` says which row of x each row is, if not its
+    own. Returns [T, N] in `dtype`, by default x's.
     """
-    rows, (*_, columns, depth) = len(x_TK), weight.shape
+    rows, (*_, columns, depth) = len(x_TK if source_N is None else source_N), weight.shape
     y_TN = torch.empty(rows, columns, dtype=dtype or x_TK.dtype, device=x_TK.device)
     if not rows:
         return y_TN
@@ -105,21 +123,24 @@ def linear_triton(
     kernel: Any = _linear_kernel
     x_TK = x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
     # Every expert may end within a tile.
-    kernel[(triton.cdiv(columns, tile_columns), triton.cdiv(rows, tile_rows) + experts)](
+    kernel[(triton.cdiv(columns, tile_columns) * (triton.cdiv(rows, tile_rows) + experts),)](
         x_TK,
         weight.contiguous(),
         y_TN,
         ends_E if ends_E is not None else x_TK,
+        source_N if source_N is not None else x_TK,
         rows,
         x_TK.stride(0),
         N=columns,
         K=depth,
         EXPERTS=experts,
         EXPERTS_PADDED=triton.next_power_of_2(max(1, experts)),
+        GATHER=source_N is not None,
         PARTS=3 if split else 1,
         ROWS=tile_rows,
         COLUMNS=tile_columns,
         DEPTH=min(_DEPTH, max(16, triton.next_power_of_2(depth))),
+        TURNS=_TURNS,
         PRECISION="ieee" if wide else "tf32",
         num_warps=warps,
         num_stages=stages,

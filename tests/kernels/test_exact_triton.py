@@ -47,6 +47,8 @@ def check_linear(device: str, dtype: torch.dtype) -> None:
         y = linear_triton(x, weight, ends)
         alone = torch.cat([linear_triton(part, w) for part, w in zip(x.split([7, 0, 33, 29, 1]), weight, strict=True)])
         assert same(y, alone)
+        source = torch.randint(0, 70, (70,), generator=generator).to(device)
+        assert torch.equal(linear_triton(x, weight, ends, source_N=source), linear_triton(x[source], weight, ends))
         wide = torch.randn(columns, depth, generator=generator).to(device)
         if dtype is not torch.float16:  # three of which do not make a float32
             y = linear_triton(x, wide, dtype=torch.float32)
