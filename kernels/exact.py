@@ -2,8 +2,8 @@
 
 A matrix product rounds otherwise at other row counts, and decoding attends otherwise than packed rows do. Here every
 operation gives a row the same bits whatever stands beside it and however it came: on GPUs by Triton kernels with one
-order of sums, on CPUs by torch in blocks of one shape and mixers that go token by token. What torch does by row anyway
-(elementwise on GPUs, softmax, top-k) is left to it.
+order of sums, on CPUs by the native kernels, which have that anyway, or by torch in blocks of one shape, and by mixers
+that go token by token. What torch does by row by itself (elementwise on GPUs, softmax, top-k) is left to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.experts import moe_experts as ordinary_experts
+from kernels.linear import linear as ordinary_linear
 from kernels.logprobs import head_logprobs
+from kernels.native import serves
+from kernels.rms_norm import rms_norm as ordinary_norm
 from kernels.rms_norm import rms_norm_reference
 
 _ROWS = 16  # of a block on a CPU: fewer take other paths through MKL
@@ -101,6 +105,8 @@ def _in_blocks(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
 
 def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """x W^T in x's dtype; or, with float32 weights, in `dtype`, float32 or better."""
+    if serves(x_TK, weight_NK):
+        return ordinary_linear(x_TK, weight_NK)
     return _Linear.apply(x_TK, weight_NK, None, dtype or x_TK.dtype, None)
 
 
@@ -122,6 +128,8 @@ def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tens
 
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
     """As `kernels.experts.moe_experts`; a token's experts are summed in the order in which they were chosen."""
+    if serves(x_TX, weight_TK, gate_up_EJX, down_EXI):
+        return ordinary_experts(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
     source_N, place_N, ends_E = _by_expert(expert_TK, len(down_EXI))
     joined = _Linear.apply(x_TX, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype, source_N)
     out = _Linear.apply(_swiglu(joined), down_EXI.to(x_TX.dtype), ends_E, x_TX.dtype, None)
@@ -172,7 +180,7 @@ def _one_after_another(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:
-    """As `kernels.rms_norm.rms_norm` for rows [T, X], whose torch reference goes by row on CPUs."""
+    """As `kernels.rms_norm.rms_norm` for rows [T, X], which goes by row on CPUs."""
 
     def ordinary(x: Tensor, weight: Tensor, *gate: Tensor) -> Tensor:
         normed = rms_norm_reference(x, weight, eps)
@@ -188,6 +196,8 @@ def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None 
         return rms_norm_triton(x.contiguous(), weight, eps)
 
     tensors = (x_TX, weight_X) if gate_TX is None else (x_TX, weight_X, gate_TX)
+    if serves(*tensors):
+        return ordinary_norm(x_TX, weight_X, eps, gate_TX)
     return straight(run, ordinary, *tensors) if x_TX.is_cuda else ordinary(*tensors)
 
 
