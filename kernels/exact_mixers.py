@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.attention import varlen_attention
 from kernels.exact import pointwise, straight
 from kernels.lightning_qkv import silu_lightning
+from kernels.native import call, serves
 
 
 def lightning(
@@ -23,11 +24,14 @@ def lightning(
     """
 
     def run(qkv: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not qkv.is_cuda:
-            return _token_by_token(*_heads(qkv, len(slopes_H)), slopes_H, cu_seqlens, initial)
-        from kernels.exact_lightning_triton import lightning_triton
+        if qkv.is_cuda:
+            from kernels.exact_lightning_triton import lightning_triton
 
-        return lightning_triton(qkv, slopes_H, cu_seqlens, initial, final)
+            return lightning_triton(qkv, slopes_H, cu_seqlens, initial, final)
+        heads, sequences = len(slopes_H), len(cu_seqlens) - 1
+        dim = qkv.shape[1] // (3 * heads)
+        state = qkv.new_zeros(sequences, heads, dim, dim) if initial is None else initial.clone()
+        return _token_by_token(qkv, slopes_H, cu_seqlens, state), state
 
     if not torch.is_grad_enabled():
         return run(qkv_TJ)
@@ -36,34 +40,6 @@ def lightning(
         return silu_lightning(qkv, slopes_H, cu_seqlens)[0]
 
     return straight(lambda qkv: run(qkv)[0], ordinary, qkv_TJ), None
-
-
-def _heads(qkv_TJ: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = pointwise(F.silu, qkv_TJ).view(len(qkv_TJ), heads, 3, -1).unbind(2)
-    return q, k, v
-
-
-def _token_by_token(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, slopes_H: Tensor, cu_seqlens: Tensor, initial: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """All sequences side by side, the longest first."""
-    lengths_S, order_S = (cu_seqlens[1:] - cu_seqlens[:-1]).sort(descending=True)
-    starts_S = cu_seqlens[:-1][order_S]
-    heads, dim = q_THD.shape[1:]
-    state = q_THD.new_zeros(len(order_S), heads, dim, dim) if initial is None else initial[order_S]
-    o_THD = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
-    for t in range(int(lengths_S.max()) if len(lengths_S) else 0):
-        count = int((lengths_S > t).sum())
-        rows = starts_S[:count] + t
-        o_THD[rows] = _one_step(q_THD[rows], k_THD[rows], v_THD[rows], slopes_H, state[:count])
-    return o_THD, state[order_S.argsort()]
-
-
-def _one_step(q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
-    """In products and sums that round by themselves; the state is updated in place."""
-    state_BHDD.mul_(torch.exp(-slopes_H.to(state_BHDD.dtype))[:, None, None])
-    state_BHDD.add_(k_BHD[..., None] * v_BHD[..., None, :])
-    return (q_BHD[..., None] * state_BHDD).sum(-2)
 
 
 def lightning_decode(
@@ -78,10 +54,32 @@ def lightning_decode(
     On GPUs it is the state before the token's tile, whose keys and values, before silu, lie in the tail.
     """
     if tail_BCH2D is None or position_B is None:
-        return _one_step(*_heads(qkv_BJ, len(slopes_H)), slopes_H, state_BHDD)
+        return _token_by_token(qkv_BJ, slopes_H, torch.arange(len(qkv_BJ) + 1), state_BHDD)
     from kernels.exact_lightning_triton import lightning_decode_triton
 
     return lightning_decode_triton(qkv_BJ, slopes_H, position_B, state_BHDD, tail_BCH2D)
+
+
+def _token_by_token(qkv_TJ: Tensor, slopes_H: Tensor, cu_seqlens: Tensor, state_SHDD: Tensor) -> Tensor:
+    """o [T, H, D]; states are updated in place. Natively, or in torch all sequences side by side, the longest first."""
+    heads, dim = state_SHDD.shape[1:3]
+    decay_H = torch.exp(-slopes_H.to(state_SHDD.dtype))
+    o_THD = qkv_TJ.new_empty(len(qkv_TJ), heads, dim)
+    if serves(qkv_TJ, state_SHDD):
+        borders = cu_seqlens.long().contiguous()
+        call("exact_lightning", len(borders) - 1, borders, heads, dim, qkv_TJ.contiguous(), decay_H, state_SHDD, o_THD)
+        return o_THD
+    q, k, v = pointwise(F.silu, qkv_TJ).view(len(qkv_TJ), heads, 3, dim).unbind(2)
+    lengths_S, order_S = (cu_seqlens[1:] - cu_seqlens[:-1]).sort(descending=True)
+    starts_S, state = cu_seqlens[:-1][order_S], state_SHDD[order_S]
+    for t in range(int(lengths_S.max()) if len(lengths_S) else 0):
+        count = int((lengths_S > t).sum())
+        rows, now = starts_S[:count] + t, state[:count]
+        # Products and sums that round by themselves, whatever loop they fall into.
+        now.mul_(decay_H[:, None, None]).add_(k[rows][..., None] * v[rows][..., None, :])
+        o_THD[rows] = (q[rows][..., None] * now).sum(-2)
+    state_SHDD[order_S] = state
+    return o_THD
 
 
 def attention(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, cu_seqlens_k: Tensor) -> Tensor:
@@ -92,14 +90,17 @@ def attention(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, c
             from kernels.exact_attention_triton import attention_triton
 
             return attention_triton(q, k, v, cu_seqlens, cu_seqlens_k)
-        out, borders = [], zip(cu_seqlens.tolist()[1:], cu_seqlens_k.tolist(), cu_seqlens_k.tolist()[1:], strict=False)
-        starts = cu_seqlens.tolist()
-        for start, (end, start_k, end_k) in zip(starts, borders, strict=False):
-            keys, values = (x[start_k:end_k].transpose(0, 1) for x in (k, v))
-            before = end_k - start_k - (end - start)
-            for t in range(end - start):
-                seen = before + t + 1
-                out.append(_one_token(q[start + t], keys[:, :seen], values[:, :seen]))
+        lengths_S = cu_seqlens[1:] - cu_seqlens[:-1]
+        first_T = cu_seqlens_k[:-1].repeat_interleave(lengths_S)
+        # The last query sees the last key.
+        late_S = cu_seqlens_k[1:] - cu_seqlens_k[:-1] - cu_seqlens[1:] + 1
+        seen_T = torch.arange(len(q)) + late_S.repeat_interleave(lengths_S)
+        if serves(q, k, v):
+            return _native(q, k, v, seen_T, first_T=first_T)
+        spans = zip(first_T.tolist(), seen_T.tolist(), q, strict=True)
+        out = [
+            _one_token(row, *(x[first : first + seen].transpose(0, 1) for x in (k, v))) for first, seen, row in spans
+        ]
         return torch.stack(out) if out else torch.empty_like(q)
 
     def ordinary(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -116,12 +117,31 @@ def paged_attention(
         from kernels.exact_attention_triton import paged_triton
 
         return paged_triton(q_BHD, keys_NKPD, values_NKPD, table_BM, lengths_B)
+    if serves(q_BHD, keys_NKPD, values_NKPD):
+        return _native(q_BHD, keys_NKPD, values_NKPD, lengths_B, table_BM=table_BM)
     size, out = keys_NKPD.shape[2], []
     for q_HD, table_M, length in zip(q_BHD, table_BM, lengths_B.tolist(), strict=True):
         pages = table_M[: -(-length // size)]
         keys, values = (x[pages].transpose(0, 1).flatten(1, 2)[:, :length] for x in (keys_NKPD, values_NKPD))
         out.append(_one_token(q_HD, keys, values))
     return torch.stack(out)
+
+
+def _native(
+    q_THD: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen_T: Tensor,
+    first_T: Tensor | None = None,
+    table_BM: Tensor | None = None,
+) -> Tensor:
+    rows, heads, dim = q_THD.shape
+    size, width = (1, 0) if table_BM is None else (keys.shape[2], table_BM.shape[1])
+    o_THD = torch.empty(rows, heads, dim)
+    where = None if table_BM is None else table_BM.contiguous(), first_T, seen_T.contiguous()
+    held = q_THD.contiguous(), keys.contiguous(), values.contiguous()
+    call("exact_attention", rows, heads, keys.shape[1], dim, size, width, *where, *held, o_THD)
+    return o_THD
 
 
 def _one_token(q_HD: Tensor, k_KLD: Tensor, v_KLD: Tensor) -> Tensor:
