@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.experts import moe_experts as ordinary_experts
+from kernels.experts import top_experts
 from kernels.linear import linear as ordinary_linear
 from kernels.logprobs import head_logprobs
 from kernels.native import serves
+from kernels.native_sample import score_native
 from kernels.rms_norm import rms_norm as ordinary_norm
 from kernels.rms_norm import rms_norm_reference
 
@@ -112,6 +114,12 @@ def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) ->
 
 def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
     """Shares [T, K] of the likeliest experts, or of those given, which add up to 1, and which they are [T, K]."""
+    if serves(logits_TE):
+        if expert_TK is None:
+            return top_experts(logits_TE, top_k)
+        # Among the given ones alone: in the same order, and with the same shares, if they are the likeliest.
+        weight_TK, order_TK = top_experts(logits_TE.gather(-1, expert_TK), top_k)
+        return weight_TK, expert_TK.gather(-1, order_TK)
 
     def shares(logits: Tensor, expert: Tensor) -> Tensor:
         chosen = logits.softmax(-1).gather(-1, expert).unbind(-1)
@@ -233,4 +241,7 @@ def _score(logits_TV: Tensor, temperature_T: Tensor, targets_T: Tensor) -> tuple
 
         return score_triton(logits_TV, temperature_T, targets_T)
     logp = tempered_logprobs(logits_TV, temperature_T)
-    return logp.gather(1, targets_T[:, None]).squeeze(1), -(logp.exp() * logp).sum(-1)
+    entropy_T = -(logp.exp() * logp).sum(-1)
+    if serves(logits_TV):
+        return score_native(logits_TV, temperature_T, targets_T), entropy_T
+    return logp.gather(1, targets_T[:, None]).squeeze(1), entropy_T

@@ -5,6 +5,8 @@ On GPUs in tiles from a sequence's start, on CPUs token by token, in learner and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -150,3 +152,26 @@ def _one_token(q_HD: Tensor, k_KLD: Tensor, v_KLD: Tensor) -> Tensor:
     k_K1LD, v_K1LD = k_KLD.contiguous()[:, None], v_KLD.contiguous()[:, None]
     scores_KGL = (q_HD.view(len(k_KLD), -1, 1, dim) * k_K1LD).sum(-1) * dim**-0.5
     return (scores_KGL.softmax(-1)[..., None] * v_K1LD).sum(-2).view(heads, dim)
+
+
+def rotary_tables(positions_T: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """cos, sin [T, half] of float32 angles; natively where decoding is."""
+    if not serves(frequencies):
+        angles = positions_T.float()[:, None] * frequencies
+        return angles.cos(), angles.sin()
+    cos, sin = torch.empty(2, len(positions_T), len(frequencies))
+    call("exact_rotary", *cos.shape, positions_T.long().contiguous(), frequencies.contiguous(), cos, sin)
+    return cos, sin
+
+
+def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor, ordinary: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """`ordinary(x, cos, sin)`, which turns each head; natively where decoding is."""
+    if not serves(x_THD, cos, sin):
+        return ordinary(x_THD, cos, sin)
+
+    def run(x: Tensor) -> Tensor:
+        turned = x.contiguous().clone()
+        call("exact_rotate", *x.shape, cos.shape[1], cos, sin, turned)
+        return turned
+
+    return straight(run, lambda x: ordinary(x, cos, sin), x_THD)

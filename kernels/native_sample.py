@@ -19,3 +19,10 @@ def sample_native(
     given = [x.contiguous() for x in (logits_BV, temperature_B, keys_B, positions_B)]
     call("sample", *logits_BV.shape, *given, tokens_B, logprobs_B)
     return tokens_B, logprobs_B
+
+
+def score_native(logits_TV: Tensor, temperature_T: Tensor, tokens_T: Tensor) -> Tensor:
+    """Log-probabilities [T] of given tokens, int64, bit by bit those that `sample_native` gives the tokens it draws."""
+    logprobs_T = torch.empty_like(temperature_T)
+    call("score", *logits_TV.shape, *(x.contiguous() for x in (logits_TV, temperature_T, tokens_T)), logprobs_T)
+    return logprobs_T

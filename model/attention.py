@@ -91,7 +91,7 @@ class SoftmaxAttention(nn.Module):
 
     def _qkv(self, x_TX: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (proj(x_TX).unflatten(-1, (-1, self.dim)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        return self._rotate(q, cos, sin), self._rotate(k, cos, sin), v
 
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
         q, k, v = self._qkv(x_TX, packed.cos, packed.sin)
@@ -108,6 +108,9 @@ class SoftmaxAttention(nn.Module):
         q, k, v = self._qkv(x_BX, cos, sin)
         keys[paging.page_B, :, paging.offset_B], values[paging.page_B, :, paging.offset_B] = k, v
         return self.o_proj(self._attend_pages(q, keys, values, paging).flatten(1))
+
+    def _rotate(self, x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(x_THD, cos, sin)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
         return varlen_attention(q, k, v, packed.cu_seqlens, packed.cu_seqlens_k)

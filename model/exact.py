@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kernels import exact, exact_mixers
 from model.attention import LightningAttention, Paging, SoftmaxAttention
-from model.layers import Linear, LMHead, Packed, RMSNorm, at_least_float32
+from model.layers import Linear, LMHead, Packed, RMSNorm, at_least_float32, rotate
 from model.moe import Experts, MoE, SharedExpert
 from model.routing import Routing
 
@@ -62,6 +62,9 @@ class ExactLightningAttention(LightningAttention):
 
 
 class ExactSoftmaxAttention(SoftmaxAttention):
+    def _rotate(self, x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return exact_mixers.rotate(x_THD, cos, sin, rotate)
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
         return exact_mixers.attention(q, k, v, packed.cu_seqlens, packed.cu_seqlens_k)
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import SOFTMAX, ModelConfig
+from kernels import exact_mixers
 from kernels.exact import pointwise
 from model.attention import LightningAttention, SoftmaxAttention
 from model.exact import make_exact
-from model.layers import Context, Linear, LMHead, Packed, RMSNorm, rotary_tables
+from model.layers import Context, Linear, LMHead, Packed, RMSNorm, rotary_frequencies, rotary_tables
 from model.layout import parameter_shapes
 from model.moe import MoE, SharedExpert
 from model.partition import local_part
@@ -105,7 +106,11 @@ class MiniMax(nn.Module):
         return self
 
     def rotary(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        return rotary_tables(positions_T, self.config.rope_dims, self.config.rope_theta, self.compute_dtype)
+        config = self.config
+        if self.exact and self.compute_dtype == torch.float32:
+            frequencies = rotary_frequencies(config.rope_dims, config.rope_theta, positions_T.device)
+            return exact_mixers.rotary_tables(positions_T, frequencies)
+        return rotary_tables(positions_T, config.rope_dims, config.rope_theta, self.compute_dtype)
 
     def forward(
         self,

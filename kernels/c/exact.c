@@ -59,3 +59,29 @@ void exact_attention(int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
         }
     }
 }
+
+/* Tables of RoPE, and its turn of the first 2 * half dimensions of each head, in place: as `rotate` of decode.c. */
+void exact_rotary(int64_t rows, int64_t half, const int64_t *position, const float *frequencies, float *cosines,
+    float *sines, int64_t threads)
+{
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * half > 1 << 12)
+    for (int64_t i = 0; i < rows * half; i++) {
+        float angle = (float)position[i / half] * frequencies[i % half];
+        cosines[i] = cosf(angle);
+        sines[i] = sinf(angle);
+    }
+}
+
+void exact_rotate(int64_t rows, int64_t heads, int64_t dim, int64_t half, const float *cosines, const float *sines,
+    float *x, int64_t threads)
+{
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * heads * dim > 1 << 14)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t h = 0; h < heads; h++)
+            for (int64_t i = 0; i < half; i++) {
+                float *at = x + (r * heads + h) * dim + i, a = at[0], b = at[half];
+                float c = cosines[r * half + i], s = sines[r * half + i];
+                at[0] = a * c - b * s;
+                at[half] = b * c + a * s;
+            }
+}

@@ -24,19 +24,25 @@ static int64_t greatest(int64_t n, const float *x)
     return n - 1;
 }
 
-/* The first index at which the running sum of p passes `share` of the whole, which comes to lie in *total. */
-static int64_t inverse_cdf(int64_t n, const float *p, double *blocks, double share, double *total)
+/* The sum of p, and of each block of it. */
+static double block_sums(int64_t n, const float *p, double *blocks)
 {
-    *total = 0;
+    double total = 0;
     for (int64_t start = 0; start < n; start += BLOCK) {
         int64_t end = start + BLOCK < n ? start + BLOCK : n;
         double sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = start; i < end; i++)
             sum += p[i];
-        *total += blocks[start / BLOCK] = sum;
+        total += blocks[start / BLOCK] = sum;
     }
-    double wanted = share * *total, before = 0;
+    return total;
+}
+
+/* The first index at which the running sum of p passes `wanted`. */
+static int64_t inverse_cdf(int64_t n, const float *p, const double *blocks, double wanted)
+{
+    double before = 0;
     int64_t start = 0, found = 0;
     for (; start + BLOCK < n && before + blocks[start / BLOCK] <= wanted; start += BLOCK)
         before += blocks[start / BLOCK];
@@ -49,6 +55,29 @@ static int64_t inverse_cdf(int64_t n, const float *p, double *blocks, double sha
     return found;
 }
 
+/* p = exp of what logits over a temperature lie below the greatest, its index `top`; their sum. */
+static double weights(int64_t n, const float *x, int64_t top, float scale, float *p, double *blocks)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        p[i] = fast_exp((x[i] - x[top]) * scale);
+    return block_sums(n, p, blocks);
+}
+
+/* Log-probabilities [rows] of given tokens, bit by bit those that `sample` gives them. */
+void score(int64_t rows, int64_t n, const float *logits, const float *temperature, const int64_t *tokens,
+    float *logprobs, int64_t threads)
+{
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * n > 1 << 14)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = logits + r * n;
+        int64_t top = greatest(n, x);
+        float *p = scratch(0, n * sizeof(float)), scale = temperature[r] > 0 ? 1 / temperature[r] : 1;
+        double total = weights(n, x, top, scale, p, scratch(1, (n / BLOCK + 1) * sizeof(double)));
+        logprobs[r] = (float)((double)((x[tokens[r]] - x[top]) * scale) - log(total));
+    }
+}
+
 /* Tokens and log-probabilities [rows] from softmax(logits / temperature); a temperature of 0 takes the likeliest. */
 void sample(int64_t rows, int64_t n, const float *logits, const float *temperature, const int64_t *keys,
     const int64_t *positions, int64_t *tokens, float *logprobs, int64_t threads)
@@ -58,11 +87,8 @@ void sample(int64_t rows, int64_t n, const float *logits, const float *temperatu
         const float *x = logits + r * n;
         int64_t top = greatest(n, x);
         float *p = scratch(0, n * sizeof(float)), scale = temperature[r] > 0 ? 1 / temperature[r] : 1;
-        double *blocks = scratch(1, (n / BLOCK + 1) * sizeof(double)), total;
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++)
-            p[i] = fast_exp((x[i] - x[top]) * scale);
-        int64_t drawn = inverse_cdf(n, p, blocks, uniform(keys[r], positions[r]), &total);
+        double *blocks = scratch(1, (n / BLOCK + 1) * sizeof(double)), total = weights(n, x, top, scale, p, blocks);
+        int64_t drawn = inverse_cdf(n, p, blocks, uniform(keys[r], positions[r]) * total);
         tokens[r] = temperature[r] > 0 ? drawn : top;
         logprobs[r] = (float)((double)((x[tokens[r]] - x[top]) * scale) - log(total));
     }

@@ -76,7 +76,7 @@ class Engine:
         pool, self.rows = PagePool(pages), Rows(slots, eos_id, device)
         self.table = Slots(self.cache, pool, self.rows)
         self.decoder = Decoder(network, self.cache, self.rows)
-        self.sampler = Sampler(self.rows, repetition_tokens, repetition_probability, network.exact)
+        self.sampler = Sampler(self.rows, repetition_tokens, repetition_probability)
         self.reader = Reader(network, self.cache, pool, prefill_tokens)
         self.queue = Queue(self.reader)
         self.clock = self.tickets = self.version = 0

@@ -26,10 +26,11 @@ class NativeDecoder:
 
     @classmethod
     def fitting(cls, network: MiniMax, cache: DecodeCache) -> NativeDecoder | None:
-        """One for this network, or None where torch is to compute, as it does for records and the exact mode."""
+        """One for this network, or None where torch is to compute, as it does where expert choices are recorded."""
         parameters = list(network.parameters())
         counted = not any(parameter.is_inference() for parameter in parameters)  # their writes
-        plain = cache.routing is None and not network.exact
+        # An exact learner has the bits of all layers but shared experts.
+        plain = cache.routing is None and not (network.exact and network.config.shared_intermediate_size)
         return cls(network, cache) if plain and counted and serves(*parameters) else None
 
     def __call__(self, token_B: Tensor, position_B: Tensor) -> Tensor:

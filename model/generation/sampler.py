@@ -18,10 +18,8 @@ from model.generation.sequence import Sequence
 
 
 class Sampler:
-    """`exact`: log-probabilities by the very operations that an exact learner finds them with, as on GPUs always."""
-
-    def __init__(self, rows: Rows, repetition_tokens: int, repetition_probability: float, exact: bool = False):
-        self.rows, self.repetition_tokens, self.exact = rows, repetition_tokens, exact
+    def __init__(self, rows: Rows, repetition_tokens: int, repetition_probability: float):
+        self.rows, self.repetition_tokens = rows, repetition_tokens
         self.repetition_logprob = float(np.log(repetition_probability))
 
     def __call__(
@@ -54,7 +52,7 @@ class Sampler:
         """Tokens, their log-probabilities and, where somebody watches, those of the whole vocabulary (else empty)."""
         rows = self.rows
         temperature_B, key_B = rows.temperature[slots], rows.key[slots]
-        if serves(logits_BV) and not self.exact and not features["cut"] and not features["watched"]:
+        if serves(logits_BV) and not features["cut"] and not features["watched"]:
             return *sample_native(logits_BV, temperature_B, key_B, count_B), logits_BV[:0]
         cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
         token_B, logprob_B, logp_BV = sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)

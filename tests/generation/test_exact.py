@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import kernels.native
 from configs.schema import ModelConfig
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
@@ -23,6 +24,15 @@ SHAPES = [
     dict(hidden_size=33, intermediate_size=21, num_attention_heads=3, num_key_value_heads=1, head_dim=11)
     | dict(rotary_dim=6, shared_intermediate_size=13, num_experts_per_tok=3, postnorm=False, vocab_size=61),
 ]
+
+
+@pytest.fixture(params=["native", "torch"])
+def arithmetic(request, monkeypatch):
+    """With the compiled kernels, and where there are none."""
+    if request.param == "torch":
+        monkeypatch.setattr(kernels.native, "library", lambda: None)
+    elif kernels.native.library() is None:
+        pytest.skip("no compiler")
 
 
 def policy(exact: bool = True, **changes) -> MiniMax:
@@ -66,7 +76,7 @@ def assert_equal_to_the_learners(network: MiniMax, found: dict, wanted: list[Req
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_learners_log_probabilities_are_the_samplers(shape):
+def test_the_learners_log_probabilities_are_the_samplers(shape, arithmetic):
     """Groups, chunks of prompts, preemption, other batches; one row for all sequences, a few, or one."""
     network = policy(**shape)
     found, _ = run(network, mixed(), slots=64)
@@ -78,14 +88,14 @@ def test_the_learners_log_probabilities_are_the_samplers(shape):
         np.testing.assert_array_equal(completion.logprobs_T, tight[key].logprobs_T)
 
 
-def test_preempted_and_resumed():
+def test_preempted_and_resumed(arithmetic):
     network, wanted = policy(), [replace(request, temperature=0.7) for request in requests(6, 4, 60)]
     found, engine = run(network, wanted, slots=24, kv_tokens=240)
     assert engine.stats.preemptions
     assert_equal_to_the_learners(network, found, wanted, pack=10)
 
 
-def test_recomputed_states_are_those_of_a_fresh_start():
+def test_recomputed_states_are_those_of_a_fresh_start(arithmetic):
     """New weights in flight with states recomputed: from there on as if these had been the weights always."""
     network, moved = policy(), policy()
     with torch.no_grad():
@@ -107,7 +117,7 @@ def test_recomputed_states_are_those_of_a_fresh_start():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_are_the_ordinary_ones(shape):
+def test_gradients_are_the_ordinary_ones(shape, arithmetic):
     rng = np.random.default_rng(0)
     tokens = torch.from_numpy(rng.integers(0, 61, 150))
     borders, weight = torch.tensor([0, 70, 71, 150]), torch.from_numpy(rng.normal(size=(2, 150))).float()
@@ -122,7 +132,7 @@ def test_gradients_are_the_ordinary_ones(shape):
         assert (ours - ordinary).norm() <= 2e-5 * ordinary.norm()
 
 
-def test_replay_and_exactness_go_together():
+def test_replay_and_exactness_go_together(arithmetic):
     """A record replayed by an exact learner with the same weights changes nothing."""
     network = policy()
     found, _ = run(network, mixed(), slots=9, record_routing=True)
