@@ -24,10 +24,17 @@ class ExactLinear(Linear):
 
 
 class ExactLMHead(LMHead):
-    def forward(self, hidden_TX: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
+    def forward(
+        self,
+        hidden_TX: Tensor,
+        targets_T: Tensor | None = None,
+        temperature: float = 1.0,
+        token_weights_T: Tensor | None = None,
+    ) -> Any:
         if targets_T is None:
             return exact.linear(hidden_TX, self.weight, at_least_float32(hidden_TX.dtype))
-        return exact.exact_logprobs(hidden_TX, self.weight, targets_T, temperature)
+        found = exact.exact_logprobs(hidden_TX, self.weight, targets_T, temperature)
+        return found if token_weights_T is None else tuple(x * token_weights_T for x in found)
 
 
 class ExactRMSNorm(RMSNorm):

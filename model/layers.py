@@ -45,14 +45,21 @@ class Linear(nn.Module):
 class LMHead(Linear):
     """The head in float32 at both ends: without it M1's reward did not grow (arXiv 2506.13585, section 3.2)."""
 
-    def forward(self, hidden_TX: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
-        """Logits [T, V]; or, given targets, their log-probabilities [T] and the entropies [T]. Float32 or better.
+    def forward(
+        self,
+        hidden_TX: Tensor,
+        targets_T: Tensor | None = None,
+        temperature: float = 1.0,
+        token_weights_T: Tensor | None = None,
+    ) -> Any:
+        """Logits [T, V]; or, given targets, their log-probabilities [T] and the entropies [T], times the weights if
+        there are any. Float32 or better.
 
         Both go through `forward` because that is where ZeRO-3 gathers the weight.
         """
         if targets_T is None:
             return super().forward(hidden_TX.to(at_least_float32(hidden_TX.dtype)))
-        return head_logprobs(hidden_TX, self.weight, targets_T, temperature)
+        return head_logprobs(hidden_TX, self.weight, targets_T, temperature, token_weights_T)
 
 
 def rotary_tables(positions_T: Tensor, dims: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -151,10 +151,8 @@ class MiniMax(nn.Module):
         precedes.
         """
         output = self(tokens_T, cu_seqlens, routing=routing)
-        first_S = cu_seqlens[:-1][cu_seqlens[1:] > cu_seqlens[:-1]]
-        predicted_T = torch.ones_like(tokens_T, dtype=torch.bool).index_fill(0, first_S, False)
-        hidden = output.hidden_TX[:-1][predicted_T[1:]]
-        logprobs, entropy = self.lm_head(hidden, tokens_T[predicted_T], temperature)
-        where = predicted_T.nonzero().squeeze(1)
-        spread = [logprobs.new_zeros(len(tokens_T)).index_put((where,), x) for x in (logprobs, entropy)]
-        return spread[0], spread[1], output
+        # What a row says of the token after it; nothing where that opens another sequence. Shapes alone decide what
+        # runs: the host waits for no borders.
+        follows_T = torch.ones(len(tokens_T) + 1, device=tokens_T.device).index_fill(0, cu_seqlens, 0.0)[1:]
+        logprobs, entropy = self.lm_head(output.hidden_TX, tokens_T.roll(-1), temperature, follows_T)
+        return logprobs.roll(1), entropy.roll(1), output

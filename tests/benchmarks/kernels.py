@@ -1,4 +1,4 @@
-"""Lightning attention against flash-linear-attention on the device found: `python -m tests.benchmarks.kernels`.
+"""Kernels against their peers on the device found: `python -m tests.benchmarks.kernels`. Here lightning attention.
 
 bf16, fresh random inputs, medians; the floor is the device's measured copy rate over q, k, v read and o written once
 (backward: do, q, k, v read and three gradients written besides). Without the peer's package its columns stay empty.
@@ -106,6 +106,9 @@ def main() -> None:
             show(row)
     for batch in (64, 256, 1024):
         show(decode_row(batch, rate))
+    from tests.benchmarks import head  # which stands on what is above
+
+    head.main()
 
 
 def show(cells: list[str]) -> None:
