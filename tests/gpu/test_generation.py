@@ -19,6 +19,7 @@ from model.network import MiniMax
 from model.routing import Routing, changed_choices
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
+from tests.kernels.test_decode_products_triton import check_experts, check_head, check_linear
 from tests.kernels.test_decode_triton import check_routed, check_slots
 from tests.kernels.test_paged import check_triton
 from tests.kernels.test_sample_triton import check_draws, check_records
@@ -61,6 +62,12 @@ def test_lightning_decode_kernel(batch, heads, dim, dtype):
 
 def test_states_in_slots():
     check_slots("cuda")
+
+
+def test_products_of_a_step():
+    check_linear("cuda", torch.bfloat16, 1e-2)
+    check_experts("cuda", torch.bfloat16, 1e-2)
+    check_head("cuda", torch.bfloat16)
 
 
 def test_drawing_and_recording():

@@ -1,0 +1,80 @@
+"""The matrix products of a decoding step against float64: in Triton's interpreter here, on the device in tests/gpu."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+def close(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
+    error = float((found.double().cpu() - exact).norm() / exact.norm())
+    assert error < tolerance, error
+
+
+def check_linear(device: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Up to three weights side by side, sizes that fill no tile, inputs in shares, with activations and without."""
+    from kernels.decode_linear_triton import Tiles, decode_linear
+
+    torch.manual_seed(0)
+    for rows, inputs, sizes, shares, gated in ((3, 40, (70, 20), 1, True), (19, 72, (24, 8, 8), 3, False)):
+        x = torch.randn(rows, inputs).to(device, dtype)
+        weights = tuple(torch.randn(size, inputs).to(device, dtype) for size in sizes)
+        out = torch.full((shares, rows, sum(sizes)), float("nan"), device=device)
+        decode_linear(x, weights, out if shares > 1 else out[0], gated, Tiles(inputs=32))
+        exact = [x.double().cpu() @ weight.double().cpu().T for weight in weights]
+        if gated:
+            exact = [torch.nn.functional.silu(exact[0]), torch.sigmoid(exact[1])]
+        close(out.sum(0), torch.cat(exact, 1), tolerance)
+
+
+def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
+    """An expert of many rows, one of none, rows that chose nobody; the same bits from tiles of other sizes."""
+    from kernels.decode_experts_triton import decode_experts
+    from kernels.decode_linear_triton import Tiles
+
+    torch.manual_seed(0)
+    rows, experts, width, inner = 150, 4, 40, 24
+    x, gate_up, down = (torch.randn(*n) for n in ((rows, width), (experts, 2 * inner, width), (experts, width, inner)))
+    x, gate_up, down = (tensor.to(device, dtype) for tensor in (x, gate_up / 6, down / 5))
+    choice = torch.stack([torch.zeros(rows), 1 + torch.arange(rows) % 2], 1).int()
+    choice[7] = -1
+    results = []
+    for tiles in (Tiles(inputs=32), Tiles(rows=32, inputs=16)):
+        hidden = torch.zeros(2 * rows, inner, dtype=dtype, device=device)
+        out = torch.zeros(2 * rows, width, device=device)
+        decode_experts(x, choice.to(device), gate_up, down, hidden, out, (tiles, tiles))
+        results.append(out)
+    exact = torch.zeros(2 * rows, width, dtype=torch.float64)
+    for number, expert in enumerate(choice.flatten().tolist()):
+        if expert >= 0:
+            gate, up = (gate_up[expert].double().cpu() @ x[number // 2].double().cpu()).chunk(2)
+            exact[number] = down[expert].double().cpu() @ (torch.nn.functional.silu(gate) * up)
+    close(results[0], exact, tolerance)
+    if device != "cpu":
+        assert torch.equal(*results)
+
+
+def check_head(device: str, dtype: torch.dtype) -> None:
+    """Rows of 16 bits times float32 weights: nothing of the weights is lost."""
+    from kernels.decode_head_triton import decode_head
+    from kernels.decode_linear_triton import Tiles
+
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 72).to(device, dtype), torch.randn(90, 72, device=device)
+    out = torch.full((5, 90), float("nan"), device=device)
+    decode_head(x, weight, out, Tiles(outputs=64, inputs=32))
+    close(out, x.double().cpu() @ weight.double().cpu().T, 1e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_in_the_interpreter():
+    checks = "check_linear('cpu', torch.float16, 1e-3); check_experts('cpu', torch.float32, 1e-6)"
+    script = f"from tests.kernels.test_decode_products_triton import *; {checks}; check_head('cpu', torch.float16)"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
