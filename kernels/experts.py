@@ -12,12 +12,16 @@ from kernels.native import serves
 def top_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Shares [T, K] of the likeliest experts, which add up to 1, and which they are [T, K].
 
-    Native on CPUs in float32, elsewhere torch.
+    Native on CPUs in float32, Triton on CUDA in float32, elsewhere torch.
     """
     if serves(logits_TE):
         from kernels.native_train import Route
 
         return Route.apply(logits_TE, top_k)
+    if logits_TE.is_cuda and logits_TE.dtype == torch.float32:
+        from kernels.choice_triton import ChooseExperts
+
+        return ChooseExperts.apply(logits_TE, top_k)
     weight_TK, expert_TK = logits_TE.softmax(-1).topk(top_k, dim=-1)
     return weight_TK / weight_TK.sum(-1, keepdim=True), expert_TK
 
@@ -25,7 +29,7 @@ def top_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
     """y_t = sum over its K experts of weight * down(silu(gate x) * up x); no token is ever dropped.
 
-    Native on CPUs in float32, elsewhere torch.
+    Native on CPUs in float32, Triton on CUDA in bf16, elsewhere torch.
 
     Args:
         x_TX: [T, X]; expert_TK: int64 [T, K]; weight_TK: [T, K] in float32 or float64.
@@ -36,17 +40,19 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
         from kernels.native_train import Experts
 
         return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
+    if x_TX.is_cuda and x_TX.dtype == torch.bfloat16 and _groupable(x_TX, down_EXI):
+        from kernels.experts_train_triton import TrainedExperts
+
+        return TrainedExperts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
     return moe_experts_reference(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
 
 
 def moe_experts_reference(
     x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor
 ) -> Tensor:
-    """The same in torch."""
-    # With gradient only where it is fast; the loop below waits for the counts.
-    trained = torch.is_grad_enabled() and not (x_TX.is_cuda and x_TX.dtype == torch.bfloat16)
-    if not trained and _groupable(x_TX, down_EXI):
-        return _grouped_experts(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
+    """The same in torch. With gradient it waits for the counts."""
+    if not torch.is_grad_enabled() and _groupable(x_TX, down_EXI):
+        return grouped_experts(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
     top_k = expert_TK.shape[1]
     order = expert_TK.flatten().argsort(stable=True)
     token = order // top_k
@@ -75,7 +81,7 @@ def _groupable(x_TX: Tensor, down_EXI: Tensor) -> bool:
     return x_TX.dtype != torch.float64 and all(size * x_TX.element_size() % 16 == 0 for size in sizes)
 
 
-def _grouped_experts(
+def grouped_experts(
     x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor
 ) -> Tensor:
     """The same sums in two grouped GEMMs: shapes alone decide what runs, the host reads nothing."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.lightning import lightning_attention
 from kernels.native import serves
+from kernels.silu import silu_qkv
 
 
 def silu_lightning(
@@ -30,6 +30,6 @@ def silu_lightning(
         if int(cu_seqlens[-1]) != len(qkv_TJ):
             raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {len(qkv_TJ)} tokens")
         return Lightning.apply(qkv_TJ, slopes_H, cu_seqlens, initial_state, output_final_state)
-    dim = qkv_TJ.shape[1] // (3 * len(slopes_H))
-    q, k, v = F.silu(qkv_TJ).view(len(qkv_TJ), len(slopes_H), 3 * dim).split(dim, dim=-1)
-    return lightning_attention(q, k, v, slopes_H, cu_seqlens, initial_state, output_final_state)
+    return lightning_attention(
+        *silu_qkv(qkv_TJ, len(slopes_H)), slopes_H, cu_seqlens, initial_state, output_final_state
+    )

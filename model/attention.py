@@ -7,7 +7,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
@@ -15,6 +14,7 @@ from kernels.attention import varlen_attention
 from kernels.lightning import lightning_decode
 from kernels.lightning_qkv import silu_lightning
 from kernels.paged import paged_attention
+from kernels.silu import silu_qkv
 from model.layers import Linear, Packed, RMSNorm, join_packed, rotate
 
 
@@ -64,7 +64,7 @@ class LightningAttention(nn.Module):
 
     def decode(self, x_BX: Tensor, state_BHDD: Tensor) -> Tensor:
         """One token a sequence; the state is updated in place."""
-        q, k, v = F.silu(self.qkv_proj(x_BX)).view(len(x_BX), self.heads, 3 * self.dim).split(self.dim, dim=-1)
+        q, k, v = silu_qkv(self.qkv_proj(x_BX), self.heads)
         return self._output(x_BX, lightning_decode(q, k, v, self.slopes(x_BX.device), state_BHDD))
 
 

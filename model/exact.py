@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import exact, exact_mixers
+from kernels.rms_norm import scaled_sum
 from model.attention import LightningAttention, Paging, SoftmaxAttention
-from model.layers import Linear, LMHead, Packed, RMSNorm, at_least_float32, rotate
-from model.moe import Experts, MoE, SharedExpert
+from model.layers import (
+    AddedRMSNorm,
+    Linear,
+    LMHead,
+    Packed,
+    RMSNorm,
+    TwinRMSNorm,
+    at_least_float32,
+    rotate,
+)
+from model.moe import Experts, MoE, Router, SharedExpert
 from model.routing import Routing
 
 TILE = 64  # tokens of a tile on GPUs, and so of a page
@@ -40,6 +50,21 @@ class ExactLMHead(LMHead):
 class ExactRMSNorm(RMSNorm):
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         return exact.rms_norm(x, self.weight, self.eps, gate)
+
+
+class ExactTwinRMSNorm(TwinRMSNorm):
+    def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        normed_TX = exact.rms_norm(x_TX, self.weight, self.eps)
+        return normed_TX, normed_TX
+
+
+class ExactAddedRMSNorm(AddedRMSNorm):
+    def forward(  # type: ignore[override]
+        self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x_TX = scaled_sum(residual_TX, update_TX, scales)
+        normed_TX = exact.rms_norm(x_TX, self.weight, self.eps)
+        return x_TX, normed_TX, normed_TX
 
 
 class ExactLightningAttention(LightningAttention):
@@ -100,8 +125,11 @@ class ExactSharedExpert(SharedExpert):
 
 _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     Linear: ExactLinear,
+    Router: ExactLinear,
     LMHead: ExactLMHead,
     RMSNorm: ExactRMSNorm,
+    TwinRMSNorm: ExactTwinRMSNorm,
+    AddedRMSNorm: ExactAddedRMSNorm,
     LightningAttention: ExactLightningAttention,
     SoftmaxAttention: ExactSoftmaxAttention,
     Experts: ExactExperts,

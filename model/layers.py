@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kernels.linear import linear
 from kernels.logprobs import head_logprobs
-from kernels.rms_norm import rms_norm
+from kernels.rms_norm import add_rms_norm, rms_norm, twin_rms_norm
 from model.routing import Routing
 
 
@@ -29,6 +29,22 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         return rms_norm(x, self.weight, self.eps, gate)
+
+
+class TwinRMSNorm(RMSNorm):
+    """The norm for two readers, the residual and the layer."""
+
+    def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return twin_rms_norm(x_TX, self.weight, self.eps)
+
+
+class AddedRMSNorm(RMSNorm):
+    """alpha * residual + beta * update, and the norm of that sum for two readers."""
+
+    def forward(  # type: ignore[override]
+        self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return add_rms_norm(residual_TX, update_TX, scales, self.weight, self.eps)
 
 
 class Linear(nn.Module):

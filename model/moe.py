@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from configs.schema import ModelConfig
 from kernels.experts import moe_experts, routed_experts, top_experts
-from model.layers import Linear, at_least_float32
+from kernels.router import router_logits
+from model.layers import Linear
 from model.routing import Routing
 
 
@@ -25,21 +26,30 @@ class Experts(nn.Module):
         return moe_experts(x_TX, expert_TK, weight_TK, self.gate_up_proj, self.down_proj)
 
 
+class Router(Linear):
+    """Logits in float32 or better, whatever the rows come in."""
+
+    def forward(self, x_TX: Tensor) -> Tensor:
+        return router_logits(x_TX, self.weight)
+
+
 class MoE(nn.Module):
     def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.layer = layer
         self.top_k, self.jitter = config.num_experts_per_tok, config.router_jitter_noise
-        self.gate = Linear(config.hidden_size, config.num_local_experts)
+        self.gate = Router(config.hidden_size, config.num_local_experts)
         self.experts = Experts(config)
 
+    @property
+    def jitters(self) -> bool:
+        return self.training and self.jitter > 0
+
     def jittered(self, x_TX: Tensor) -> Tensor:
-        """The input with the router's noise, while training.
+        """The input with the router's noise.
 
         The released code multiplies in place: all that reads this input feels it, a post-norm residual too.
         """
-        if not self.training or self.jitter <= 0:
-            return x_TX
         return x_TX * torch.empty_like(x_TX).uniform_(1 - self.jitter, 1 + self.jitter)
 
     def forward(self, x_TX: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
@@ -47,7 +57,7 @@ class MoE(nn.Module):
 
         `routing` collects the choices or gives them; the router learns through their weights all the same.
         """
-        logits_TE = self.gate(x_TX.to(at_least_float32(x_TX.dtype)))
+        logits_TE = self.gate(x_TX)
         parameters = self.experts.gate_up_proj, self.experts.down_proj
         if routing is not None:
             probs_TE = logits_TE.softmax(-1)

@@ -11,9 +11,20 @@ from torch.utils.checkpoint import checkpoint
 from configs.schema import SOFTMAX, ModelConfig
 from kernels import exact_mixers
 from kernels.exact import pointwise
+from kernels.rms_norm import scaled_sum
 from model.attention import LightningAttention, SoftmaxAttention
 from model.exact import make_exact
-from model.layers import Context, Linear, LMHead, Packed, RMSNorm, rotary_frequencies, rotary_tables
+from model.layers import (
+    AddedRMSNorm,
+    Context,
+    Linear,
+    LMHead,
+    Packed,
+    RMSNorm,
+    TwinRMSNorm,
+    rotary_frequencies,
+    rotary_tables,
+)
 from model.layout import parameter_shapes
 from model.moe import MoE, SharedExpert
 from model.partition import local_part
@@ -34,8 +45,8 @@ class DecoderLayer(nn.Module):
         softmax = config.layer_types[layer] == SOFTMAX
         self.self_attn = SoftmaxAttention(config, layer) if softmax else LightningAttention(config, layer)
         self.mlp = MoE(config, layer)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = TwinRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = AddedRMSNorm(config.hidden_size, config.rms_norm_eps)
         if config.shared_intermediate_size > 0:
             self.shared_mlp = SharedExpert(config)
             self.coefficient = Linear(config.hidden_size, 1)
@@ -43,27 +54,26 @@ class DecoderLayer(nn.Module):
         self.attention_scale = config.attention_alpha(layer), config.attention_beta(layer)
         self.mlp_scale = config.mlp_alpha, config.layernorm_mlp_beta
 
-    def _residual(self, x: Tensor, normed: Tensor, update: Tensor, scale: tuple[float, float]) -> Tensor:
-        alpha, beta = scale
-        return torch.add(update if beta == 1 else update * beta, normed if self.postnorm else x, alpha=alpha)
-
-    def _feed_forward(self, x: Tensor, routing: Routing | None) -> tuple[Tensor, Tensor]:
-        normed = self.mlp.jittered(self.post_attention_layernorm(x))
+    def _feed_forward(
+        self, x: Tensor, normed: Tensor, update: Tensor, routing: Routing | None
+    ) -> tuple[Tensor, Tensor]:
+        """From the attention's input, before its norm and after, and its output."""
+        x, kept, normed = self.post_attention_layernorm(normed if self.postnorm else x, update, self.attention_scale)
+        if self.mlp.jitters:
+            kept = normed = self.mlp.jittered(normed)
         update, router_logits = self.mlp(normed, routing)
         if hasattr(self, "shared_mlp"):
             share = pointwise(torch.sigmoid, self.coefficient(normed))
             update = update * (1 - share) + self.shared_mlp(normed) * share
-        return self._residual(x, normed, update, self.mlp_scale), router_logits
+        return scaled_sum(kept if self.postnorm else x, update, self.mlp_scale), router_logits
 
     def forward(self, x_TX: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-        normed = self.input_layernorm(x_TX)
-        attended = self._residual(x_TX, normed, self.self_attn(normed, packed), self.attention_scale)
-        return self._feed_forward(attended, packed.routing)
+        kept, normed = self.input_layernorm(x_TX)
+        return self._feed_forward(x_TX, kept, self.self_attn(normed, packed), packed.routing)
 
     def decode(self, x_BX: Tensor, *cache: Any, routing: Routing | None = None) -> Tensor:
-        normed = self.input_layernorm(x_BX)
-        attended = self._residual(x_BX, normed, self.self_attn.decode(normed, *cache), self.attention_scale)
-        return self._feed_forward(attended, routing)[0]
+        kept, normed = self.input_layernorm(x_BX)
+        return self._feed_forward(x_BX, kept, self.self_attn.decode(normed, *cache), routing)[0]
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,139 @@
+"""Norms and activations with gradient against torch in float64: in the interpreter here, on the device in tests/gpu."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.experts import top_experts
+from kernels.rms_norm import rms_norm_reference, scaled_sum
+
+Op = Callable[..., tuple[Tensor, ...]]
+
+
+def outcome(op: Op, given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Outputs and the gradients of a random sum of them, in float64. A weight, [X], stays float32 at least."""
+    leaves = [x.to(torch.promote_types(dtype, torch.float32) if x.dim() == 1 else dtype) for x in given]
+    leaves = [x.detach().requires_grad_() for x in leaves]
+    out = op(*leaves)
+    generator = torch.Generator().manual_seed(2)
+    grads = [torch.randn(x.shape, generator=generator).to(x.device, x.dtype) for x in out]
+    return [x.detach().double() for x in (*out, *torch.autograd.grad(out, leaves, grads))]
+
+
+def compare(ours: Op, reference: Op, given: list[Tensor], dtype: torch.dtype) -> None:
+    """Errors at most twice the reference's in the same dtype, or those of the order of float32 sums; the same bits."""
+    exact, plain = outcome(reference, given, torch.float64), outcome(reference, given, dtype)
+    found, again = (outcome(ours, given, dtype) for _ in range(2))
+    for index, (mine, torchs, right) in enumerate(zip(found, plain, exact, strict=True)):
+        error, theirs = (float((x - right).norm() / right.norm().clamp(min=1e-12)) for x in (mine, torchs))
+        assert error <= max(2 * theirs, 1e-6), (index, error, theirs, dtype, [tuple(x.shape) for x in given])
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def randoms(device: str, *shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(sum(map(sum, shapes)))
+    return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+
+
+def check_norms(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
+    from kernels.rms_norm_triton import AddRMSNorm, GatedRMSNorm, RMSNorm
+
+    for rows, size in shapes:
+        x, other, weight = randoms(device, (rows, size), (rows, size), (size,))
+        for outputs in (1, 2):
+            compare(
+                lambda x, w, n=outputs: RMSNorm.apply(x, w, 1e-5)[:n],
+                lambda x, w, n=outputs: (rms_norm_reference(x, w, 1e-5),) * n,
+                [x, weight],
+                dtype,
+            )
+        compare(
+            lambda o, gate, w: (GatedRMSNorm.apply(o, gate, w, 1e-6),),
+            lambda o, gate, w: (torch.sigmoid(gate) * rms_norm_reference(o, w, 1e-6),),
+            [x, other, weight],
+            dtype,
+        )
+        for scales, some in (((3.5, 1.0), slice(0, 3)), ((1.0, 0.7), slice(1, 2)), ((3.5, 1.0), slice(1, 3))):
+
+            def plain(x: Tensor, update: Tensor, w: Tensor, scales=scales, some=some) -> tuple[Tensor, ...]:
+                added = scaled_sum(x, update, scales)
+                return (added, *[rms_norm_reference(added, w, 1e-5)] * 2)[some]
+
+            def ours(x: Tensor, update: Tensor, w: Tensor, scales=scales, some=some) -> tuple[Tensor, ...]:
+                return AddRMSNorm.apply(x, update, scales, w, 1e-5)[some]
+
+            compare(ours, plain, [x, other, weight], dtype)
+
+
+def check_silu(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int]]) -> None:
+    from kernels.silu_triton import SiluQKV
+
+    for tokens, heads, dim in shapes:
+
+        def plain(x: Tensor, tokens=tokens, heads=heads, dim=dim) -> tuple[Tensor, ...]:
+            return F.silu(x).view(tokens, heads, 3 * dim).split(dim, -1)
+
+        compare(lambda x, h=heads: SiluQKV.apply(x, h), plain, randoms(device, (tokens, heads * 3 * dim)), dtype)
+
+
+def check_router(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int]]) -> None:
+    """Logits are float32, and so are a weight's values."""
+    from kernels.router_triton import RouterLogits
+
+    for rows, width, experts in shapes:
+        x, weight = randoms(device, (rows, width), (experts * width,))
+
+        def ours(x: Tensor, w: Tensor, width=width) -> tuple[Tensor, ...]:
+            return (RouterLogits.apply(x, w.view(-1, width)),)
+
+        def plain(x: Tensor, w: Tensor, width=width) -> tuple[Tensor, ...]:
+            return (x.to(w.dtype) @ w.view(-1, width).T,)
+
+        compare(ours, plain, [x, weight], dtype)
+
+
+def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
+    """The experts torch chooses, their weights and the logits' gradient."""
+    from kernels.choice_triton import ChooseExperts
+
+    for rows, experts, top_k in shapes:
+        (logits,) = randoms(device, (rows, experts))
+
+        def ours(x: Tensor, top_k=top_k) -> tuple[Tensor, ...]:
+            return ChooseExperts.apply(x, top_k)[:1]
+
+        def plain(x: Tensor, top_k=top_k) -> tuple[Tensor, ...]:
+            return (top_experts(x.cpu().double(), top_k)[0].to(x),)
+
+        compare(ours, plain, [logits], torch.float32)
+        chosen = ChooseExperts.apply(logits, top_k)[1]
+        assert torch.equal(chosen.cpu(), top_experts(logits.cpu().double(), top_k)[1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_norms('cpu', dtype, [(1, 24), (37, 256)])",
+        "check_silu('cpu', dtype, [(1, 1, 16), (65, 3, 24)])",
+        "check_router('cpu', dtype, [(1, 24, 5), (70, 130, 16)])",
+        "check_choice('cpu', [(1, 1, 1), (70, 5, 3), (200, 32, 2)])",
+    ],
+)
+def test_in_the_interpreter(check):
+    script = (
+        "import torch; from tests.kernels.test_fused_triton import *\n"
+        f"for dtype in (torch.float32, torch.float16): {check}"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
