@@ -13,7 +13,7 @@ from kernels.native import call, library
 _LONGS = "hidden heads kv_heads dim experts top_k inner shared vocabulary layers rotated page_tokens table_row postnorm"
 _POINTERS = (
     "input_norm mixer_norm post_norm decay qkv gate out router gate_up down shared_gate_up shared_down coefficient "
-    "state keys values"
+    "state keys values choices"
 )
 
 
@@ -34,7 +34,9 @@ class _Layer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class LayerTensors:
-    """A layer's weights, row-major as the network holds them, and what it keeps of its sequences. All float32.
+    """A layer's weights, row-major as the network holds them, and what it keeps of its sequences.
+
+    All float32, but for `choices`, int64, where each step leaves the experts that its rows went to.
 
     A lightning layer has `mixer_norm`, `decay_H` (exp(-slope)), `gate` and `state`, a softmax layer `keys` and
     `values`; `qkv` is that of either, q, k and v one after the other in a softmax layer.
@@ -57,6 +59,7 @@ class LayerTensors:
     state_SHDD: Tensor | None = None
     keys_NKPD: Tensor | None = None
     values_NKPD: Tensor | None = None
+    choices_SK: Tensor | None = None
 
 
 _PACKED = {"qkv_JX", "out_XW", "router_EX", "gate_up_EJX", "down_EXI", "gate_WX", "shared_gate_up_JX", "shared_down_XI"}
@@ -135,5 +138,5 @@ class NativeDecode:
 
 
 def _address(tensor: Tensor) -> int:
-    assert tensor.dtype == torch.float32 and tensor.is_contiguous()
+    assert tensor.dtype in (torch.float32, torch.int64) and tensor.is_contiguous()
     return tensor.data_ptr()

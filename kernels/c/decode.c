@@ -19,6 +19,7 @@ typedef struct {
     const float *shared_gate_up, *shared_down, *coefficient;  /* packed but for the last */
     float *state;                                             /* [slots, H, D, D], or null in a softmax layer */
     float *keys, *values;                                     /* [pages, Kv, P, D] */
+    int64_t *choices;                                         /* [slots, top_k] to be written, or null */
     float alpha, beta;
 } Layer;
 
@@ -242,6 +243,8 @@ static void rows_through(const Network *net, const Layer *layers, int64_t first,
         residual(net, b, n, layer->alpha, layer->beta);
         norms(net, b, n, layer->post_norm);
         experts(net, layer, b, n);
+        if (layer->choices)
+            memcpy(layer->choices + first * net->top_k, b.experts, n * net->top_k * sizeof(int64_t));
         if (layer->shared_gate_up)
             shared_expert(net, layer, b, n);
         residual(net, b, n, net->mlp_alpha, net->mlp_beta);

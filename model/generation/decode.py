@@ -46,7 +46,10 @@ class Decoder:
     def __call__(self, running: int, pages: int) -> Tensor:
         """Logits [running, V] for `rows.token` at `rows.position`; no sequence has more than `pages` pages."""
         if self.native:
-            return self.native(self.rows.token[:running], self.rows.position[:running])
+            logits_BV = self.native(self.rows.token[:running], self.rows.position[:running])
+            if self.native.choices_LSK is not None:
+                self._record(self.native.choices_LSK, running, pages)
+            return logits_BV
         if not self.graphs:
             return self._decode(running, pages)
         size = next(bucket for bucket in self.buckets if bucket >= running)
@@ -60,8 +63,7 @@ class Decoder:
         if self.fused:
             logits_BV = self.fused(rows)
             if cache.routing is not None:
-                paging, choices_BLK = cache.paging(position_B, pages), self.fused.choices_LBK[:, :rows].transpose(0, 1)
-                cache.routing[paging.page_B, paging.offset_B] = choices_BLK.to(cache.routing.dtype)
+                self._record(self.fused.choices_LBK, rows, pages)
             return logits_BV
         cos, sin = network.rotary(position_B)
         paging = cache.paging(position_B, pages)
@@ -77,6 +79,14 @@ class Decoder:
         if routing is not None and cache.routing is not None:
             cache.routing[paging.page_B, paging.offset_B] = routing.made_TLK(cache.routing.dtype)
         return network.lm_head(network.model.norm(x_BX))
+
+    def _record(self, choices_LSK: Tensor, rows: int, pages: int) -> None:
+        """Expert choices of the last step to where its tokens lie."""
+        cache = self.cache
+        assert cache.routing is not None  # else nobody asks
+        paging = cache.paging(self.rows.position[:rows], pages)
+        choices_BLK = choices_LSK[:, :rows].transpose(0, 1)
+        cache.routing[paging.page_B, paging.offset_B] = choices_BLK.to(cache.routing.dtype)
 
     @torch.inference_mode()
     def _capture(self) -> None:

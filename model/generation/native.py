@@ -21,16 +21,19 @@ class NativeDecoder:
     def __init__(self, network: MiniMax, cache: DecodeCache):
         self.network, self.cache = network, cache
         self._parameters = list(network.parameters())
+        config, recorded = network.config, cache.routing is not None
+        shape = (config.num_hidden_layers, cache.slots, config.num_experts_per_tok)
+        self.choices_LSK = torch.zeros(shape, dtype=torch.int64) if recorded else None  # of the last step
         self._decode: NativeDecode | None = None
         self._seen: list[tuple[int, int]] = []
 
     @classmethod
     def fitting(cls, network: MiniMax, cache: DecodeCache) -> NativeDecoder | None:
-        """One for this network, or None where torch is to compute, as it does where expert choices are recorded."""
+        """One for this network, or None where torch is to compute."""
         parameters = list(network.parameters())
         counted = not any(parameter.is_inference() for parameter in parameters)  # their writes
         # An exact learner has the bits of all layers but shared experts.
-        plain = cache.routing is None and not (network.exact and network.config.shared_intermediate_size)
+        plain = not (network.exact and network.config.shared_intermediate_size)
         return cls(network, cache) if plain and counted and serves(*parameters) else None
 
     def __call__(self, token_B: Tensor, position_B: Tensor) -> Tensor:
@@ -94,5 +97,6 @@ class NativeDecoder:
             gate_up_EJX=experts.gate_up_proj,
             down_EXI=experts.down_proj,
             scale=layer.attention_scale,
+            choices_SK=None if self.choices_LSK is None else self.choices_LSK[index],
             **own,
         )
