@@ -22,7 +22,7 @@ from kernels.logprobs import head_logprobs
 from kernels.native import serves
 from kernels.native_sample import score_native
 from kernels.rms_norm import rms_norm as ordinary_norm
-from kernels.rms_norm import rms_norm_reference
+from kernels.rms_norm import scaled_sum
 
 _ROWS = 16  # of a block on a CPU: fewer take other paths through MKL
 _NUMBERS = 1 << 14  # of a block of elementwise work on a CPU: one thread, and whole vectors
@@ -188,25 +188,43 @@ def _one_after_another(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:
-    """As `kernels.rms_norm.rms_norm` for rows [T, X], which goes by row on CPUs."""
+    """As `kernels.rms_norm.rms_norm` for rows [T, X]."""
+    if not x_TX.is_cuda:
+        return _norm_on_cpu(x_TX, weight_X, eps, gate_TX)
+    from kernels.rms_norm_triton import GatedRMSNorm, RMSNorm
 
-    def ordinary(x: Tensor, weight: Tensor, *gate: Tensor) -> Tensor:
-        normed = rms_norm_reference(x, weight, eps)
-        return pointwise(torch.sigmoid, gate[0]) * normed if gate else normed
+    if gate_TX is not None:
+        return GatedRMSNorm.apply(x_TX, gate_TX, weight_X, eps, True)
+    return RMSNorm.apply(x_TX, weight_X, eps, True)[0]
 
-    def run(x: Tensor, weight: Tensor, *gate: Tensor) -> Tensor:
-        if gate:
-            from kernels.exact_rows_triton import gated_norm_triton
 
-            return gated_norm_triton(x, weight, gate[0], eps)
-        from kernels.rms_norm_triton import rms_norm_triton
+def twin_rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As `kernels.rms_norm.twin_rms_norm`."""
+    if not x_TX.is_cuda:
+        normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
+        return normed_TX, normed_TX
+    from kernels.rms_norm_triton import RMSNorm
 
-        return rms_norm_triton(x.contiguous(), weight, eps)
+    return RMSNorm.apply(x_TX, weight_X, eps, True)
 
-    tensors = (x_TX, weight_X) if gate_TX is None else (x_TX, weight_X, gate_TX)
-    if serves(*tensors):
+
+def add_rms_norm(
+    residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float], weight_X: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `kernels.rms_norm.add_rms_norm`."""
+    if not update_TX.is_cuda:
+        x_TX = scaled_sum(residual_TX, update_TX, scales)
+        return x_TX, *twin_rms_norm(x_TX, weight_X, eps)
+    from kernels.rms_norm_triton import AddRMSNorm
+
+    return AddRMSNorm.apply(residual_TX, update_TX, scales, weight_X, eps, True)
+
+
+def _norm_on_cpu(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:
+    """By row, natively and in torch; but for the last numbers of a sigmoid in torch."""
+    if gate_TX is None or serves(x_TX, weight_X, gate_TX):
         return ordinary_norm(x_TX, weight_X, eps, gate_TX)
-    return straight(run, ordinary, *tensors) if x_TX.is_cuda else ordinary(*tensors)
+    return pointwise(torch.sigmoid, gate_TX) * ordinary_norm(x_TX, weight_X, eps)
 
 
 def tempered_logprobs(logits_TV: Tensor, temperature_T: Tensor) -> Tensor:

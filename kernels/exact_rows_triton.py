@@ -14,33 +14,6 @@ _ROUTED_ROWS = 16
 
 
 @triton.jit
-def _gated_norm_kernel(x_ptr, weight_ptr, gate_ptr, out_ptr, size, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + row * size + i, mask=i < size, other=0.0).to(tl.float32)
-    normed = (x * (1.0 / tl.sqrt(tl.sum(x * x, 0) / size + eps))).to(out_ptr.dtype.element_ty)
-    weight = tl.load(weight_ptr + i, mask=i < size, other=0.0).to(out_ptr.dtype.element_ty)
-    product = (weight.to(tl.float32) * normed.to(tl.float32)).to(out_ptr.dtype.element_ty)
-    gate = tl.load(gate_ptr + row * size + i, mask=i < size, other=0.0).to(tl.float32)
-    share = tl.sigmoid(gate).to(out_ptr.dtype.element_ty)
-    out = share.to(tl.float32) * product.to(tl.float32)
-    tl.store(out_ptr + row * size + i, out.to(out_ptr.dtype.element_ty), mask=i < size)
-
-
-def gated_norm_triton(x_TX: Tensor, weight_X: Tensor, gate_TX: Tensor, eps: float) -> Tensor:
-    """sigmoid(gate) * weight * (x / rms(x)), rounded after each."""
-    out_TX = torch.empty(x_TX.shape, dtype=x_TX.dtype, device=x_TX.device)
-    size = x_TX.shape[1]
-    kernel: Any = _gated_norm_kernel
-    if len(x_TX):
-        block = triton.next_power_of_2(size)
-        warps = 4 if block <= 2048 else 8
-        rows = x_TX.contiguous(), weight_X, gate_TX.contiguous(), out_TX
-        kernel[(len(x_TX),)](*rows, size, eps, BLOCK=block, num_warps=warps)
-    return out_TX
-
-
-@triton.jit
 def _route_kernel(
     logits_ptr,
     kept_ptr,

@@ -173,13 +173,16 @@ def _there(like: Tensor, *grads: Tensor | None) -> list[Tensor]:
 
 
 class RMSNorm(torch.autograd.Function):
-    """Twice, for two readers whose gradients meet in the backward kernel."""
+    """Twice, for two readers whose gradients meet in the backward kernel.
+
+    Here and below, `few` has a program for each row, so that a row's bits don't depend on the number of rows.
+    """
 
     @staticmethod
-    def forward(ctx, x_TX, weight_X, eps):
+    def forward(ctx, x_TX, weight_X, eps, few=False):
         ctx.set_materialize_grads(False)
         x_TX = x_TX.contiguous()
-        out_TX, rstd_T = _forward(x_TX, x_TX, x_TX, weight_X, eps, (1.0, 1.0), ADD=False, GATE=False)
+        out_TX, rstd_T = _forward(x_TX, x_TX, x_TX, weight_X, eps, (1.0, 1.0), few, ADD=False, GATE=False)
         ctx.save_for_backward(x_TX, weight_X, rstd_T)
         return out_TX, out_TX.view_as(out_TX)
 
@@ -187,18 +190,18 @@ class RMSNorm(torch.autograd.Function):
     def backward(ctx, *douts):
         x_TX, weight_X, rstd_T = ctx.saved_tensors
         dx_TX, _, dweight_X = _backward(_there(x_TX, *douts), None, (x_TX, x_TX, weight_X, rstd_T))
-        return dx_TX, dweight_X, None
+        return dx_TX, dweight_X, None, None
 
 
 class AddRMSNorm(torch.autograd.Function):
     """The sum, and its norm twice."""
 
     @staticmethod
-    def forward(ctx, residual_TX, update_TX, scales, weight_X, eps):
+    def forward(ctx, residual_TX, update_TX, scales, weight_X, eps, few=False):
         ctx.set_materialize_grads(False)
         x_TX, update_TX = torch.empty_like(update_TX, memory_format=torch.contiguous_format), update_TX.contiguous()
         given = residual_TX.contiguous(), update_TX, weight_X
-        out_TX, rstd_T = _forward(x_TX, *given, eps, scales, ADD=True, GATE=False)
+        out_TX, rstd_T = _forward(x_TX, *given, eps, scales, few, ADD=True, GATE=False)
         ctx.save_for_backward(x_TX, weight_X, rstd_T)
         ctx.scales = scales
         return x_TX, out_TX, out_TX.view_as(out_TX)
@@ -208,18 +211,18 @@ class AddRMSNorm(torch.autograd.Function):
         x_TX, weight_X, rstd_T = ctx.saved_tensors
         saved = x_TX, x_TX, weight_X, rstd_T
         dresidual_TX, dupdate_TX, dweight_X = _backward(_there(x_TX, *douts), dx_TX, saved, ctx.scales, add=True)
-        return dresidual_TX, dupdate_TX, None, dweight_X, None
+        return dresidual_TX, dupdate_TX, None, dweight_X, None, None
 
 
 class GatedRMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, o_TX, gate_TX, weight_X, eps):
+    def forward(ctx, o_TX, gate_TX, weight_X, eps, few=False):
         o_TX, gate_TX = o_TX.contiguous(), gate_TX.contiguous()
-        out_TX, rstd_T = _forward(o_TX, o_TX, gate_TX, weight_X, eps, (1.0, 1.0), ADD=False, GATE=True)
+        out_TX, rstd_T = _forward(o_TX, o_TX, gate_TX, weight_X, eps, (1.0, 1.0), few, ADD=False, GATE=True)
         ctx.save_for_backward(o_TX, gate_TX, weight_X, rstd_T)
         return out_TX
 
     @staticmethod
     def backward(ctx, dout_TX):
         do_TX, dgate_TX, dweight_X = _backward([dout_TX], None, ctx.saved_tensors, gate=True)
-        return do_TX, dgate_TX, dweight_X, None
+        return do_TX, dgate_TX, dweight_X, None, None

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import exact, exact_mixers
-from kernels.rms_norm import scaled_sum
 from model.attention import LightningAttention, Paging, SoftmaxAttention
 from model.layers import (
     AddedRMSNorm,
@@ -54,17 +53,14 @@ class ExactRMSNorm(RMSNorm):
 
 class ExactTwinRMSNorm(TwinRMSNorm):
     def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        normed_TX = exact.rms_norm(x_TX, self.weight, self.eps)
-        return normed_TX, normed_TX
+        return exact.twin_rms_norm(x_TX, self.weight, self.eps)
 
 
 class ExactAddedRMSNorm(AddedRMSNorm):
     def forward(  # type: ignore[override]
         self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x_TX = scaled_sum(residual_TX, update_TX, scales)
-        normed_TX = exact.rms_norm(x_TX, self.weight, self.eps)
-        return x_TX, normed_TX, normed_TX
+        return exact.add_rms_norm(residual_TX, update_TX, scales, self.weight, self.eps)
 
 
 class ExactLightningAttention(LightningAttention):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kernels.attention import varlen_attention
 from kernels.lightning_qkv import silu_lightning
-from kernels.rms_norm import rms_norm_reference
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
@@ -115,14 +114,8 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
 
 
 def check_rows(device: str, dtype: torch.dtype) -> None:
-    """Routing, sorting, SwiGLU, weighted sum and gated norm: against torch, and rows by themselves."""
-    from kernels.exact_rows_triton import (
-        gated_norm_triton,
-        route_triton,
-        sort_triton,
-        swiglu_triton,
-        weighted_sum_triton,
-    )
+    """Routing, sorting, SwiGLU and weighted sum: against torch, and rows by themselves."""
+    from kernels.exact_rows_triton import route_triton, sort_triton, swiglu_triton, weighted_sum_triton
 
     generator = torch.Generator().manual_seed(0)
     bound = 1e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
@@ -151,10 +144,24 @@ def check_rows(device: str, dtype: torch.dtype) -> None:
     joined = torch.randn(9, 66, generator=generator).to(device, dtype)
     gate, up = joined.double().chunk(2, -1)
     assert relative(swiglu_triton(joined), F.silu(gate) * up) < bound
-    x, gate = torch.randn(2, 9, 50, generator=generator).to(device, dtype)
-    scale = torch.randn(50, generator=generator).to(device)
-    exact = rms_norm_reference(x.double(), scale.double(), 1e-6) * gate.double().sigmoid()
-    assert relative(gated_norm_triton(x, scale, gate, 1e-6), exact) < 2 * bound
+
+
+def check_norms(device: str, dtype: torch.dtype) -> None:
+    """A row's norms are what they are alone, also where others have a program for several rows."""
+    from kernels.rms_norm_triton import AddRMSNorm, GatedRMSNorm, RMSNorm
+
+    count, size = (5000, 1024) if device == "cuda" else (70, 24)
+    x, other = torch.randn(2, count, size, device=device).to(dtype)
+    weight = torch.randn(size, device=device)
+    for rows in (slice(0, 1), slice(7, 70)):
+        assert torch.equal(RMSNorm.apply(x[rows], weight, 1e-5, True)[0], RMSNorm.apply(x, weight, 1e-5, True)[0][rows])
+        parts, wholes = (
+            AddRMSNorm.apply(a, b, (2.3, 1.0), weight, 1e-5, True)[:2] for a, b in ((x[rows], other[rows]), (x, other))
+        )
+        for part, whole in zip(parts, wholes, strict=True):
+            assert torch.equal(part, whole[rows])
+        whole = GatedRMSNorm.apply(x, other, weight, 1e-5, True)
+        assert torch.equal(GatedRMSNorm.apply(x[rows], other[rows], weight, 1e-5, True), whole[rows])
 
 
 def check_score(device: str, dtype: torch.dtype) -> None:
@@ -177,7 +184,7 @@ def check_score(device: str, dtype: torch.dtype) -> None:
         assert torch.equal(score_triton(logits[2:3], temperature[2:3], token[2:3])[0], found[2:3])
 
 
-CHECKS = [check_linear, check_lightning, check_attention, check_rows, check_score]
+CHECKS = [check_linear, check_lightning, check_attention, check_rows, check_norms, check_score]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
