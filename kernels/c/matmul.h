@@ -59,10 +59,9 @@ static inline void pack(int64_t k, int64_t n, Matrix b, float *packed)
             for (int64_t p = 0; p < k; p++)
                 memcpy(packed + p * COLUMNS, from + p * b.row, width * sizeof(float));
         else
-            for (int64_t start = 0; start < k; start += 16)
-                for (int64_t i = 0; i < width; i++)
-                    for (int64_t p = start; p < k && p < start + 16; p++)
-                        packed[p * COLUMNS + i] = from[p * b.row + i * b.column];
+            for (int64_t i = 0; i < width; i++)
+                for (int64_t p = 0; p < k; p++)
+                    packed[p * COLUMNS + i] = from[p * b.row + i * b.column];
     }
 }
 

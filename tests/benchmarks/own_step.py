@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ class OwnStep:
 @contextmanager
 def own_step(folder: Path, layout: Layout, size: Size = FULL, steps: int = 100) -> Iterator[OwnStep]:
     """A run in `folder` with the 3.9M-parameter network from random weights, ready to step."""
+    # Ray starts its workers at niceness 15: beside any other job they would wait for it, and the peer would not.
+    os.environ["RAY_worker_niceness"] = "0"
     words.write_tokenizer(folder / "tokenizer")
     words.write_prompts(folder / "prompts.jsonl", steps * size.prompts)
     config = load_config(
@@ -85,6 +88,7 @@ def own_step(folder: Path, layout: Layout, size: Size = FULL, steps: int = 100) 
             f"algorithm.group_size={size.group_size}",
             "algorithm.updates_per_step=1",
             "algorithm.dynamic_sampling=false",
+            "learner.zero_stage=0",  # an optimizer of 47 MB is not worth sharding
             f"sampling.max_tokens={size.tokens}",
             "tracking.mode=disabled",
             f"runs_dir={folder}",
