@@ -12,7 +12,8 @@ from kernels.decode_attention_triton import decode_attention, workspace
 from kernels.decode_experts_triton import decode_experts
 from kernels.decode_head_triton import decode_head
 from kernels.decode_linear_triton import Tiles, decode_linear
-from kernels.decode_rows_triton import decode_combine, decode_enter, decode_route
+from kernels.decode_route_triton import decode_route
+from kernels.decode_rows_triton import Stream, decode_combine, decode_enter
 from kernels.lightning_decode_triton import columns_of, gated_lightning_decode
 from model.attention import LightningAttention
 from model.generation.cache import DecodeCache
@@ -47,10 +48,9 @@ class FusedStep:
         self.inner = torch.empty(choices, config.intermediate_size, **narrow)
         self.outer = torch.empty(choices, hidden, device=device)
         layers = config.num_hidden_layers
-        self.choices_LBK = torch.empty(
-            layers, slots, config.num_experts_per_tok, dtype=torch.int32, device=device
-        ).fill_(-1)
-        self.shares = torch.empty(slots, config.num_experts_per_tok, device=device)
+        top_k = config.num_experts_per_tok
+        self.choices_LBK = torch.full((layers, slots, top_k), -1, dtype=torch.int32, device=device)
+        self.shares = torch.empty(slots, top_k, device=device)
         self.logits = torch.empty(slots, config.vocab_size, device=device)
         tokens = cache.table_SM.shape[1] * cache.page_tokens
         self.partial, self.lse = workspace(slots, heads, dim, tokens, cache.page_tokens, device)
@@ -60,49 +60,41 @@ class FusedStep:
     def __call__(self, rows: int) -> Tensor:
         """Logits [rows, V] for `rows.token` at `rows.position`."""
         network, tiles = self.network, tiles_for(rows, self.network.config)
-        residual, x, layers = self.residual[:rows], self.x[:rows], network.model.layers
+        layers = network.model.layers
         norms: list[Any] = [layer.input_layernorm for layer in layers] + [network.model.norm]
-        embedding, postnorm = network.model.embed_tokens.weight, network.config.postnorm
         decode_enter(
-            self.rows.token[:rows], embedding, norms[0].weight, norms[0].eps, postnorm, residual, x, pdl=self.pdl
+            self.rows.token[:rows], network.model.embed_tokens.weight, self._stream(rows, norms[0]), pdl=self.pdl
         )
         layer: Any
         for index, layer in enumerate(layers):
             self._attend(index, layer, rows, tiles)
             choice, share = self.choices_LBK[index, :rows], self.shares[:rows]
             inner, outer = (buffer[: choice.numel()] for buffer in (self.inner, self.outer))
-            experts = layer.mlp.experts
-            decode_experts(
-                x,
-                choice,
-                experts.gate_up_proj,
-                experts.down_proj,
-                inner,
-                outer,
-                (tiles["gate_up"], tiles["down"]),
-                pdl=self.pdl,
-            )
-            norm = norms[index + 1]
-            decode_combine(
-                outer, choice, share, norm.weight, norm.eps, layer.mlp_scale, postnorm, residual, x, pdl=self.pdl
-            )
-        decode_head(x, network.lm_head.weight, self.logits[:rows], tiles["head"], pdl=self.pdl)
+            weights = layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj
+            sizes = tiles["gate_up"], tiles["down"]
+            decode_experts(self.x[:rows], choice, *weights, inner, outer, sizes, pdl=self.pdl)
+            decode_combine(outer, choice, share, self._stream(rows, norms[index + 1], layer.mlp_scale), pdl=self.pdl)
+        decode_head(self.x[:rows], network.lm_head.weight, self.logits[:rows], tiles["head"], pdl=self.pdl)
         return self.logits[:rows]
 
+    def _stream(self, rows: int, norm: Any, scale: tuple[float, float] = (1.0, 1.0)) -> Stream:
+        postnorm = self.network.config.postnorm
+        return Stream(self.residual[:rows], self.x[:rows], norm.weight, norm.eps, postnorm, *scale)
+
     def _attend(self, index: int, layer: Any, rows: int, tiles: dict[str, Tiles]) -> None:
-        """Attention up to the choice of experts: `residual` and `x` are then what the experts need."""
+        """Attention up to the choice of experts."""
         attention, position, mixed = layer.self_attn, self.rows.position[:rows], self.mixed[:rows]
         squares, eps = None, 0.0
+        projections: tuple[Tensor, ...]
         if isinstance(attention, LightningAttention):
-            joined = self._joined(
-                rows, attention.qkv_proj.weight, attention.output_gate.weight, tiles=tiles, gated=True
-            )
+            projections = attention.qkv_proj.weight, attention.output_gate.weight
+            joined = self._joined(rows, *projections, tiles=tiles, gated=True)
             squares, eps = self.squares[:rows], attention.norm.eps
             slopes, state = attention.slopes(joined.device), self.cache.states[index]
             gated_lightning_decode(joined, attention.norm.weight, slopes, position, state, mixed, squares, pdl=self.pdl)
             out = attention.out_proj.weight
         else:
-            projections = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
+            projections = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
             joined = self._joined(rows, *projections, tiles=tiles, gated=False)
             cache, heads = self.cache, self.network.config.num_attention_heads
             pages = cache.keys[index], cache.values[index], cache.table_SM[:rows]
@@ -110,24 +102,10 @@ class FusedStep:
             out = attention.o_proj.weight
         parts = self.parts[: _OUT_PARTS * rows * len(out)].view(_OUT_PARTS, rows, len(out))
         decode_linear(mixed, (out,), parts, False, tiles["out"], pdl=self.pdl)
-        norm, config = layer.post_attention_layernorm, self.network.config
-        decode_route(
-            parts,
-            squares,
-            mixed.shape[1],
-            eps,
-            position,
-            layer.mlp.gate.weight,
-            norm.weight,
-            norm.eps,
-            layer.attention_scale,
-            config.postnorm,
-            self.residual[:rows],
-            self.x[:rows],
-            self.choices_LBK[index, :rows],
-            self.shares[:rows],
-            pdl=self.pdl,
-        )
+        stream = self._stream(rows, layer.post_attention_layernorm, layer.attention_scale)
+        choice, share = self.choices_LBK[index, :rows], self.shares[:rows]
+        router = layer.mlp.gate.weight
+        decode_route(parts, squares, mixed.shape[1], eps, position, router, stream, choice, share, pdl=self.pdl)
 
     def _joined(self, rows: int, *weights: Tensor, tiles: dict[str, Tiles], gated: bool) -> Tensor:
         width = sum(map(len, weights))
