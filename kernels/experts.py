@@ -29,7 +29,7 @@ def top_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
     """y_t = sum over its K experts of weight * down(silu(gate x) * up x); no token is ever dropped.
 
-    Native on CPUs in float32, Triton on CUDA in bf16, elsewhere torch.
+    Native on CPUs in float32, Triton on Hopper GPUs in bf16, elsewhere torch.
 
     Args:
         x_TX: [T, X]; expert_TK: int64 [T, K]; weight_TK: [T, K] in float32 or float64.
@@ -40,7 +40,7 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
         from kernels.native_train import Experts
 
         return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
-    if x_TX.is_cuda and x_TX.dtype == torch.bfloat16 and _groupable(x_TX, down_EXI):
+    if x_TX.dtype == torch.bfloat16 and _on_hopper(x_TX) and _groupable(x_TX, down_EXI):
         from kernels.experts_train_triton import TrainedExperts
 
         return TrainedExperts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
@@ -73,6 +73,11 @@ def routed_experts(x_TX: Tensor, logits_TE: Tensor, top_k: int, gate_up_EJX: Ten
 
     fits = len(x_TX) <= MOST_TOKENS and gate_up_EJX.dtype == x_TX.dtype and _groupable(x_TX, down_EXI)
     return routed_experts_triton(x_TX, logits_TE, top_k, gate_up_EJX, down_EXI) if fits else None
+
+
+def _on_hopper(x_TX: Tensor) -> bool:
+    """Whose tensor memory accelerator and shared memory the kernels count on."""
+    return x_TX.is_cuda and torch.cuda.get_device_capability(x_TX.device)[0] == 9
 
 
 def _groupable(x_TX: Tensor, down_EXI: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The device side of the experts' grouped GEMMs, with SwiGLU where its operands are still in registers.
+"""The device side of the experts' grouped GEMMs.
 
 Rows are numbered as `kernels.experts_rows_triton` does: a tile of rows has one expert, and what it holds beyond that
 expert's rows is zero, so that TMA moves whole tiles. A fixed number of programs shares out the tiles that there are.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-from kernels.silu_triton import silu_gradient
 
 
 @triton.jit
@@ -29,21 +27,6 @@ def _expert(ends_ptr, row, E: tl.constexpr, EXPERTS: tl.constexpr):
 
 
 @triton.jit
-def _swiglu_backward(dout, weight, joined_ptr, djoined_ptr, r, i, N):
-    """Writes djoined for a block of columns; returns the rows' sums of dout * silu(gate) * up."""
-    narrow = djoined_ptr.dtype.element_ty
-    at = r.to(tl.int64)[:, None] * (2 * N) + i[None, :]
-    gate = tl.load(joined_ptr + at, mask=i[None, :] < N, other=0.0).to(tl.float32)
-    up = tl.load(joined_ptr + at + N, mask=i[None, :] < N, other=0.0).to(tl.float32)
-    silu = gate * tl.sigmoid(gate)
-    total = tl.sum(dout * silu * up, 1)
-    dout *= weight[:, None]
-    tl.store(djoined_ptr + at, silu_gradient(gate, dout * up).to(narrow), mask=i[None, :] < N)
-    tl.store(djoined_ptr + at + N, (dout * silu).to(narrow), mask=i[None, :] < N)
-    return total
-
-
-@triton.jit
 def product_kernel(
     a_desc,
     b_desc,
@@ -58,12 +41,11 @@ def product_kernel(
     BK: tl.constexpr,
     GROUP: tl.constexpr,
     TRANSPOSED: tl.constexpr,
-    PERSISTENT: tl.constexpr,
 ):
     """out [rows, N] = a [rows, K] times each expert's b: [E, N, K] if TRANSPOSED, else [E, K, N]."""
     tiles_n = tl.cdiv(N, BN)
     tiles_m = tl.load(ends_ptr + E - 1) // BM
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=PERSISTENT):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
         m, n = _tile(tile, tiles_m, tiles_n, GROUP)
         row = m * BM
         expert = _expert(ends_ptr, row, E, EXPERTS)
@@ -78,97 +60,6 @@ def product_kernel(
         at = (row + tl.arange(0, BM)).to(tl.int64)[:, None] * N
         i = n * BN + tl.arange(0, BN)
         tl.store(out_ptr + at + i[None, :], acc.to(out_ptr.dtype.element_ty), mask=i[None, :] < N)
-
-
-@triton.jit
-def swiglu_kernel(
-    a_desc,
-    b_desc,
-    source_ptr,
-    weight_ptr,
-    joined_ptr,
-    out_ptr,
-    ends_ptr,
-    K,
-    N,
-    E: tl.constexpr,
-    EXPERTS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    GROUP: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-):
-    """joined [rows, 2 N] = a b^T with b [E, 2 N, K], and weight * silu(gate) * up [rows, N]."""
-    tiles_n = tl.cdiv(N, BN)
-    tiles_m = tl.load(ends_ptr + E - 1) // BM
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=PERSISTENT):
-        m, n = _tile(tile, tiles_m, tiles_n, GROUP)
-        row = m * BM
-        expert = _expert(ends_ptr, row, E, EXPERTS)
-        gate = tl.zeros([BM, BN], tl.float32)
-        up = tl.zeros([BM, BN], tl.float32)
-        for k in range(0, K, BK):
-            a = a_desc.load([row, k])
-            b = b_desc.load([expert, n * BN, k]).reshape(BN, BK)
-            gate = tl.dot(a, b.T, gate)
-            c = b_desc.load([expert, N + n * BN, k]).reshape(BN, BK)
-            up = tl.dot(a, c.T, up)
-        r = row + tl.arange(0, BM)
-        source = tl.load(source_ptr + r)
-        weight = tl.load(weight_ptr + source, mask=source >= 0, other=0.0).to(tl.float32)
-        at = r.to(tl.int64)[:, None]
-        i = n * BN + tl.arange(0, BN)[None, :]
-        narrow = out_ptr.dtype.element_ty
-        tl.store(joined_ptr + at * (2 * N) + i, gate.to(narrow), mask=i < N)
-        tl.store(joined_ptr + at * (2 * N) + N + i, up.to(narrow), mask=i < N)
-        out = gate * tl.sigmoid(gate) * up * weight[:, None]
-        tl.store(out_ptr + at * N + i, out.to(narrow), mask=i < N)
-
-
-@triton.jit
-def swiglu_backward_kernel(
-    a_desc,
-    b_desc,
-    source_ptr,
-    weight_ptr,
-    joined_ptr,
-    djoined_ptr,
-    dweight_ptr,
-    ends_ptr,
-    rows,
-    K,
-    N,
-    E: tl.constexpr,
-    EXPERTS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    GROUP: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-):
-    """From a = dout [rows, K] and b = down [E, K, N]: djoined [rows, 2 N], and each tile's part of the weights'
-    gradients [tiles of N, rows]."""
-    tiles_n = tl.cdiv(N, BN)
-    tiles_m = tl.load(ends_ptr + E - 1) // BM
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=PERSISTENT):
-        m, n = _tile(tile, tiles_m, tiles_n, GROUP)
-        row = m * BM
-        expert = _expert(ends_ptr, row, E, EXPERTS)
-        dout = tl.zeros([BM, BN], tl.float32)
-        for k in range(0, K, BK):
-            a = a_desc.load([row, k])
-            b = b_desc.load([expert, k, n * BN]).reshape(BK, BN)
-            dout = tl.dot(a, b, dout)
-        r = row + tl.arange(0, BM)
-        source = tl.load(source_ptr + r)
-        weight = tl.load(weight_ptr + source, mask=source >= 0, other=0.0).to(tl.float32)
-        # In halves, for which there are registers.
-        left, right = dout.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
-        i = n * BN + tl.arange(0, BN // 2)
-        total = _swiglu_backward(left, weight, joined_ptr, djoined_ptr, r, i, N)
-        total += _swiglu_backward(right, weight, joined_ptr, djoined_ptr, r, i + BN // 2, N)
-        tl.store(dweight_ptr + n * rows + r, total)
 
 
 @triton.jit
