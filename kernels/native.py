@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -27,30 +28,31 @@ def library() -> ctypes.CDLL | None:
     It is compiled once for each source, compiler and processor, and kept in the user's cache.
     """
     try:
-        compiler = os.environ.get("CC", "cc")
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
         folder = _cache()
         try:
             return _built(compiler, ["-fopenmp"], version, folder)
         except OSError:  # a compiler whose threads are not those of torch's OpenMP
             return _built(compiler, ["-fopenmp-simd"], version, folder)
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").strip()
+        said = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace")
+        reason = said.strip().splitlines()[0]
         logging.getLogger(__name__).warning(f"no native CPU kernels, torch's take several times as long: {reason}")
         return None
 
 
-def _built(compiler: str, threads: list[str], version: bytes, folder: Path) -> ctypes.CDLL:
-    texts = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+def _built(compiler: list[str], threads: list[str], version: bytes, folder: Path) -> ctypes.CDLL:
+    texts = [path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]"))]
     key = hashlib.sha256(b"\0".join([*texts, version, _processor(), *map(str.encode, [*_FLAGS, *threads])]))
     target = folder / f"{key.hexdigest()[:32]}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as aside:  # renamed when whole: others may be at it too
             for source in SOURCES.glob("*.c"):
-                _run(compiler, *_FLAGS, *threads, "-c", str(source), "-o", f"{aside}/{source.stem}.o")
+                _run(*compiler, *_FLAGS, *threads, "-c", str(source), "-o", f"{aside}/{source.stem}.o")
             objects = [str(path) for path in Path(aside).glob("*.o")]
             # OpenMP's library is left out: torch has loaded one, and two pools of threads would be in each other's way.
-            _run(compiler, "-shared", *objects, "-lm", "-o", f"{aside}/whole.so")
+            _run(*compiler, "-shared", "-Wl,-Bsymbolic", *objects, "-lm", "-o", f"{aside}/whole.so")
             os.replace(f"{aside}/whole.so", target)
     return ctypes.CDLL(str(target))
 

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 import ray
+import torch
 
 from configs.load import to_yaml
 from configs.schema import OptimizerConfig, RunConfig
+from kernels.native import library
 from launch.ray_cluster import ray_session
 from model import checkpoint
 from model.generation.randomness import stream_key
@@ -68,6 +70,8 @@ class Run:
         self.prompts.courses.restore(state.courses)
         self.warm_start_prompts = training_stream(config.data, self.tokenizer, config.seed)
         self.warm_start_prompts.position = state.warm_start_position
+        if not torch.cuda.is_available():
+            library()  # compiled once for all actors, or said to be missing: what they say is not shown
         learner, rollouts = self._parts
         ranks, workers = config.learner.world_size * learner, config.rollout.workers * rollouts
         cluster = self._stack.enter_context(ray_session(config.cluster, ranks, workers))

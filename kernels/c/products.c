@@ -1,22 +1,28 @@
 /* Products of any two matrices, and what the LM head needs beside them. */
 #include "pointwise.h"
 
+#define BLOCK 4096 /* of K and of N that are packed at a time: 64 MB */
+
 /* c [m, n] (+)= a [m, k] b [k, n], the threads on rows of c. */
 void matmul(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b,
     int64_t b_row, int64_t b_column, float *c, int64_t add, int64_t threads)
 {
-    float *packed = scratch(0, padded(n) * k * sizeof(float));
+    float *packed = scratch(0, padded(n < BLOCK ? n : BLOCK) * (k < BLOCK ? k : BLOCK) * sizeof(float));
     int64_t share = shared_rows(m, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1 && m * n * k > 1 << 18)
-    {
+    for (int64_t p = 0; !p || p < k; p += BLOCK)
+        for (int64_t left = 0; left < n; left += BLOCK) {
+            int64_t depth = k - p < BLOCK ? k - p : BLOCK, width = n - left < BLOCK ? n - left : BLOCK;
+            const float *from = b + p * b_row + left * b_column;
 #pragma omp for
-        for (int64_t j = 0; j < n; j += COLUMNS)
-            pack(k, n - j < COLUMNS ? n - j : COLUMNS, (Matrix){b + j * b_column, b_row, b_column}, packed + j * k);
+            for (int64_t j = 0; j < width; j += COLUMNS)
+                pack(depth, width - j < COLUMNS ? width - j : COLUMNS, (Matrix){from + j * b_column, b_row, b_column},
+                    packed + j * depth);
 #pragma omp for
-        for (int64_t i = 0; i < m; i += share)
-            times_packed(m - i < share ? m - i : share, n, k, (Matrix){a + i * a_row, a_row, a_column}, packed,
-                c + i * n, n, add);
-    }
+            for (int64_t i = 0; i < m; i += share)
+                times_packed(m - i < share ? m - i : share, width, depth,
+                    (Matrix){a + i * a_row + p * a_column, a_row, a_column}, packed, c + i * n + left, n, add || p);
+        }
 }
 
 /* Of each row of logits / temperature: log-sum-exp, the target's log-probability, the entropy. */

@@ -18,9 +18,9 @@ def start(**environment: str) -> subprocess.Popen:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_several_processes_may_compile_at_once(tmp_path):
-    processes = [start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(3)]
+    processes = [start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in processes]
-    assert said == [("True\n", "")] * 3
+    assert said == [("True\n", "")] * 2
     assert [path.suffix for path in (tmp_path / "lightning-cispo").iterdir()] == [".so"]
 
 

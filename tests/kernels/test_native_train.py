@@ -43,7 +43,10 @@ def compare(function, *arguments, rtol=3e-6):
             )
 
 
-@pytest.mark.parametrize("m, n, k", [(1, 1, 1), (7, 33, 5), (300, 130, 65), (13, 32, 700), (5, 8, 0), (0, 3, 4)])
+@pytest.mark.parametrize(
+    "m, n, k",
+    [(1, 1, 1), (7, 33, 5), (300, 130, 65), (13, 32, 700), (5, 8, 0), (0, 3, 4), (3, 4130, 40), (3, 40, 4200)],
+)
 def test_matmul_of_any_strides(m, n, k):
     wide = torch.randn(2 * m + 1, k + 3), torch.randn(n, 3 * k + 1)
     a, b = wide[0][1::2, :k], wide[1].T[1::3]
