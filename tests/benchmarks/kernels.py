@@ -106,10 +106,11 @@ def main() -> None:
             show(row)
     for batch in (64, 256, 1024):
         show(decode_row(batch, rate))
-    from tests.benchmarks import experts, head  # which stand on what is above
+    from tests.benchmarks import experts, head, learner  # which stand on what is above
 
     head.main()
     experts.main()
+    learner.main([])
 
 
 def show(cells: list[str]) -> None:
