@@ -6,23 +6,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Tokens from which one sequence alone is worth a plan of cuDNN's, which is made anew for every length.
+_LONG = 8192
+
 
 def varlen_attention(
     q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, cu_seqlens_k: Tensor | None = None
 ) -> Tensor:
-    """Block-diagonal causal attention with grouped keys, scale 1/sqrt(D); the torch reference.
+    """Block-diagonal causal attention with grouped keys, scale 1/sqrt(D).
+
+    On CUDA in bf16 and float16 torch's FlashAttention, and for one long sequence what torch finds fastest without
+    borders. Their backward may add in any order unless torch is told to use deterministic algorithms. Elsewhere the
+    torch reference.
 
     Args:
         q_THD: [T, H, D]; k_UKD, v_UKD: [U, Kv, D], H a multiple of Kv.
         cu_seqlens: int [S + 1] borders of the queries; cu_seqlens_k the same for the keys when a sequence has more
-        keys than
-            queries (left context): the last query then sees the last key.
+            keys than queries (left context): the last query then sees the last key.
     Returns: [T, H, D].
-
-    Sequences of like length run together as one batched call; what pads a call out to its longest lies in the causal
-    future.
+    Raises: ValueError for shapes, dtypes or devices that don't agree, or, on the CPU, for borders that don't end at T
+        and U (on CUDA that would wait for the device).
     """
     cu_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+    _refuse_unfit(q_THD, k_UKD, v_UKD, cu_seqlens, cu_k)
+    half = q_THD.dtype in (torch.bfloat16, torch.float16)
+    if q_THD.is_cuda and half and q_THD.shape[2] % 8 == 0 and q_THD.shape[2] <= 256 and len(q_THD) > 0:
+        if len(cu_seqlens) == 2 and len(q_THD) == len(k_UKD) and len(q_THD) >= _LONG:
+            q_1HTD, k_1KTD, v_1KTD = (x.transpose(0, 1)[None] for x in (q_THD, k_UKD, v_UKD))
+            o_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1KTD, v_1KTD, is_causal=True, enable_gqa=True)
+            return o_1HTD[0].transpose(0, 1)
+        return _FlashAttention.apply(q_THD, k_UKD, v_UKD, cu_seqlens.int(), cu_k.int())
+    return _varlen_reference(q_THD, k_UKD, v_UKD, cu_seqlens, cu_k)
+
+
+def _refuse_unfit(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, cu_seqlens_k: Tensor) -> None:
+    for name, x in (("k", k_UKD), ("v", v_UKD)):
+        if x.dim() != 3 or x.shape != k_UKD.shape or x.shape[2] != q_THD.shape[2] or q_THD.shape[1] % x.shape[1]:
+            raise ValueError(
+                f"{name} is {tuple(x.shape)}, q {tuple(q_THD.shape)}: k and v must be alike, with q's last size and "
+                "a number of heads that divides q's"
+            )
+        if x.dtype != q_THD.dtype or x.device != q_THD.device:
+            raise ValueError(f"{name} is {x.dtype} on {x.device}, q {q_THD.dtype} on {q_THD.device}: must agree")
+    if cu_seqlens.shape != cu_seqlens_k.shape:
+        raise ValueError(f"cu_seqlens has {len(cu_seqlens)} borders, cu_seqlens_k {len(cu_seqlens_k)}: must agree")
+    for name, borders, x in (("cu_seqlens", cu_seqlens, q_THD), ("cu_seqlens_k", cu_seqlens_k, k_UKD)):
+        if not borders.is_cuda and int(borders[-1]) != len(x):
+            raise ValueError(f"{name} ends at {int(borders[-1])}, but there are {len(x)} rows")
+
+
+class _FlashAttention(torch.autograd.Function):
+    """torch's kernel with the number of rows for the longest sequence: programs past a sequence's end leave at once,
+    and the host need not know the lengths."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, cu_seqlens, cu_seqlens_k):
+        # Not `varlen_attn`: its arguments change from one release to the next.
+        o, lse, *state, _ = torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_seqlens, cu_seqlens_k, len(q), len(k), 0.0, True, False
+        )
+        ctx.save_for_backward(q, k, v, o, lse, cu_seqlens, cu_seqlens_k, *state)
+        return o
+
+    @staticmethod
+    def backward(ctx, grad_o):
+        q, k, v, o, lse, cu_seqlens, cu_seqlens_k, *state = ctx.saved_tensors
+        grads = torch.ops.aten._flash_attention_backward(
+            grad_o.contiguous(), q, k, v, o, lse, cu_seqlens, cu_seqlens_k, len(q), len(k), 0.0, True, *state
+        )
+        return *grads, None, None
+
+
+def _varlen_reference(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, cu_k: Tensor) -> Tensor:
+    """Sequences of like length run together as one batched call; what pads a call out to its longest lies in the causal
+    future."""
     starts, ends, starts_k, ends_k = (x.tolist() for x in (cu_seqlens[:-1], cu_seqlens[1:], cu_k[:-1], cu_k[1:]))
     out = torch.zeros_like(q_THD)
     for members in _buckets([e - s for s, e in zip(starts, ends, strict=True)]):

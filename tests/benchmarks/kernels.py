@@ -106,9 +106,10 @@ def main() -> None:
             show(row)
     for batch in (64, 256, 1024):
         show(decode_row(batch, rate))
-    from tests.benchmarks import experts, head, learner  # which stand on what is above
+    from tests.benchmarks import experts, head, learner, softmax  # which stand on what is above
 
     head.main()
+    softmax.main()
     experts.main()
     learner.main([])
 

@@ -30,6 +30,24 @@ def test_varlen_attention(context):
         torch.testing.assert_close(out[mine], naive_attention(q[mine], k[theirs], v[theirs]), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"k": torch.zeros(5, 3, 8)}, "k is .*divides"),
+        ({"v": torch.zeros(4, 2, 8)}, "v is .*alike"),
+        ({"v": torch.zeros(5, 2, 8).double()}, "v is .*float64"),
+        ({"cu": torch.tensor([0, 4])}, "cu_seqlens ends at 4"),
+        ({"cu_k": torch.tensor([0, 2, 5])}, "cu_seqlens has 2 borders"),
+        ({"cu_k": torch.tensor([0, 6])}, "cu_seqlens_k ends at 6"),
+    ],
+)
+def test_varlen_attention_refuses_bad_input_by_name(change, says):
+    given = {"q": torch.zeros(5, 4, 8), "k": torch.zeros(5, 2, 8), "v": torch.zeros(5, 2, 8)}
+    given |= {"cu": torch.tensor([0, 5]), "cu_k": None} | change
+    with pytest.raises(ValueError, match=says):
+        varlen_attention(*given.values())
+
+
 @pytest.mark.parametrize("choice", ["random", "one expert", "one token"])
 def test_experts(choice):
     tokens = 1 if choice == "one token" else 13
