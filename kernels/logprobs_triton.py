@@ -10,25 +10,19 @@ Its gradient's operands are float16 too, as all activations' are 16 bits where t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.logprobs_kernels import gradient_kernel, join_kernel, split_kernel, statistics_kernel
+from kernels.logprobs_kernels import gradient_kernel, join_kernel, statistics_kernel
+from kernels.logprobs_operands import add_product, operand, power_of_two, product
 
 _LOGITS_AT_ONCE = 50 << 23  # 800 MiB of their gradients; a quarter where the weight's gradient needs the room itself
 _TILE = {"ROWS": 128, "DEPTH": 64, "GROUP": 16}
 _HALF = 128  # columns under one partial sum
-
-
-class Operand(NamedTuple):
-    """Rows in 16 bits, below them what rounding has cut off if asked for; what they were multiplied by."""
-
-    rows: Tensor
-    scale: Tensor  # float32 scalar on the device, a power of two
 
 
 def head_logprobs_triton(
@@ -45,7 +39,7 @@ class _HeadLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
         ctx.set_materialize_grads(False)
-        scales = (None, None) if hidden.dtype == weight.dtype else (_power_of_two(hidden), _power_of_two(weight))
+        scales = (None, None) if hidden.dtype == weight.dtype else (power_of_two(hidden), power_of_two(weight))
         logprobs, lse, entropy = _statistics(hidden, weight, targets, temperature, scales)
         ctx.save_for_backward(hidden, weight, targets, logprobs, lse, entropy, *scales)
         ctx.temperature = temperature
@@ -65,7 +59,7 @@ def _statistics(
     """Log-probabilities, log-sum-exps and entropies, float32 [T]."""
     (tokens, width), vocabulary = hidden.shape, len(weight)
     split = hidden.dtype != weight.dtype
-    own, step = _operand(hidden, scales[0], low=False), _chunk(tokens, weight)
+    own, step = operand(hidden, scales[0], low=False), _chunk(tokens, weight)
     tops, sums, dots = torch.empty(3, triton.cdiv(step, _HALF), tokens, dtype=torch.float32, device=hidden.device)
     state = torch.zeros(3, tokens, dtype=torch.float32, device=hidden.device)
     state[0] = -1e30
@@ -75,7 +69,7 @@ def _statistics(
     join: Any = join_kernel
     for first in range(0, vocabulary, step):
         columns = min(step, vocabulary - first)
-        theirs = _operand(weight[first : first + columns], scales[1], low=split)
+        theirs = operand(weight[first : first + columns], scales[1], low=split)
         kernel[(triton.cdiv(tokens, _TILE["ROWS"]) * triton.cdiv(columns, 2 * _HALF),)](
             _blocks(own.rows, _TILE["ROWS"], _TILE["DEPTH"]),
             _blocks(theirs.rows, _HALF, _TILE["DEPTH"]),
@@ -117,13 +111,13 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of hidden states and weight, in their dtypes."""
     (tokens, width), vocabulary = hidden.shape, len(weight)
-    own = _operand(hidden, hidden_scale, low=False)
+    own = operand(hidden, hidden_scale, low=False)
     factor = torch.zeros_like(lse) if grad_logprobs is None else grad_logprobs.float() / temperature
     by = factor if grad_entropy is None else grad_entropy.float() / temperature
     scale = None
     if own.rows.dtype == torch.float16:  # which has little range: the largest gradient goes to its upper end
         largest = factor.abs() if grad_entropy is None else factor.abs() + by.abs() * (entropy + 1)
-        scale = _power_of_two(largest)
+        scale = power_of_two(largest)
         factor, by = factor * scale, by * scale
     step = _chunk(tokens, weight)
     grad_logits = torch.empty(tokens, step, dtype=own.rows.dtype, device=hidden.device)
@@ -132,7 +126,7 @@ def _gradients(
     kernel: Any = gradient_kernel
     for first in range(0, vocabulary, step):
         columns = min(step, vocabulary - first)
-        theirs = _operand(weight[first : first + columns], weight_scale, low=False)
+        theirs = operand(weight[first : first + columns], weight_scale, low=False)
         tiles = triton.cdiv(tokens, _TILE["ROWS"]) * triton.cdiv(columns, 256)
         kernel[(min(tiles, _programs(hidden.device)),)](
             _blocks(own.rows, _TILE["ROWS"], _TILE["DEPTH"]),
@@ -156,9 +150,9 @@ def _gradients(
             num_stages=3,
         )
         chunk = grad_logits[:, :columns]
-        _add_product(grad_hidden, chunk, theirs.rows)
+        add_product(grad_hidden, chunk, theirs.rows)
         divisor = None if scale is None else scale * own.scale
-        _product(grad_weight[first : first + columns], chunk.T, own.rows, divisor)
+        product(grad_weight[first : first + columns], chunk.T, own.rows, divisor)
     if scale is not None:
         grad_hidden /= scale * theirs.scale
     return grad_hidden.to(hidden.dtype), grad_weight
@@ -170,48 +164,11 @@ def _programs(device: torch.device) -> int:
 
 
 def _chunk(tokens: int, weight: Tensor) -> int:
-    """Columns of the vocabulary at one time: whole tiles, in chunks of like size."""
+    """Columns of the vocabulary at one time: whole tiles, in chunks of like size; the weight bounds few tokens."""
     logits = _LOGITS_AT_ONCE // 4 if weight.dtype == torch.float32 else _LOGITS_AT_ONCE
-    chunks = triton.cdiv(len(weight), max(256, logits // tokens))
+    chunks = triton.cdiv(len(weight), max(256, logits // max(tokens, weight.shape[1])))
     return triton.cdiv(triton.cdiv(len(weight), chunks), 256) * 256
-
-
-def _operand(x: Tensor, scale: Tensor | None, low: bool) -> Operand:
-    """x itself without a scale; else x * scale in float16, with the low parts below it if asked for."""
-    if scale is None:
-        return Operand(x, torch.ones((), dtype=torch.float32, device=x.device))
-    rows = torch.empty(len(x) * (1 + low), x.shape[1], dtype=torch.float16, device=x.device)
-    kernel: Any = split_kernel
-    kernel[(triton.cdiv(x.numel(), 4096),)](x, scale, rows, x.numel(), LOW=low, BLOCK=4096, num_warps=8)
-    return Operand(rows, scale)
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    """The power of two that brings the largest magnitude of x to [2^13, 2^14), on the device; 2^14 if all are 0."""
-    exponent = torch.frexp(torch.linalg.vector_norm(x, float("inf")).float()).exponent
-    return ((141 - exponent).clamp(1, 254) << 23).view(torch.float32)
 
 
 def _blocks(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
     return TensorDescriptor.from_tensor(x, [rows, columns])
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, with float32 sums."""
-    if a.is_cuda:
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    else:  # Triton's interpreter
-        total.addmm_(a.float(), b.float())
-
-
-def _product(out: Tensor, a: Tensor, b: Tensor, divisor: Tensor | None) -> None:
-    """out = a @ b / divisor, with float32 sums."""
-    if divisor is None and out.is_cuda:
-        torch.mm(a, b, out=out)
-        return
-    wide = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-    if a.is_cuda:
-        torch.mm(a, b, out_dtype=torch.float32, out=wide)
-    else:
-        torch.mm(a.float(), b.float(), out=wide)
-    torch.div(wide, 1 if divisor is None else divisor, out=out)
