@@ -15,9 +15,9 @@ def varlen_attention(
 ) -> Tensor:
     """Block-diagonal causal attention with grouped keys, scale 1/sqrt(D).
 
-    On CUDA in bf16 and float16 torch's FlashAttention, and for one long sequence what torch finds fastest without
-    borders. Their backward may add in any order unless torch is told to use deterministic algorithms. Elsewhere the
-    torch reference.
+    Without left context, on CUDA in bf16 and float16, torch's FlashAttention, and for one long sequence what torch
+    finds fastest without borders. Their backward may add in any order unless torch is told to use deterministic
+    algorithms. Elsewhere the torch reference.
 
     Args:
         q_THD: [T, H, D]; k_UKD, v_UKD: [U, Kv, D], H a multiple of Kv.
@@ -30,12 +30,13 @@ def varlen_attention(
     cu_k = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
     _refuse_unfit(q_THD, k_UKD, v_UKD, cu_seqlens, cu_k)
     half = q_THD.dtype in (torch.bfloat16, torch.float16)
-    if q_THD.is_cuda and half and q_THD.shape[2] % 8 == 0 and q_THD.shape[2] <= 256 and len(q_THD) > 0:
-        if len(cu_seqlens) == 2 and len(q_THD) == len(k_UKD) and len(q_THD) >= _LONG:
+    fits = q_THD.shape[2] % 8 == 0 and q_THD.shape[2] <= 256 and len(q_THD) > 0 and cu_k is cu_seqlens
+    if q_THD.is_cuda and half and fits:
+        if len(cu_seqlens) == 2 and len(q_THD) >= _LONG:
             q_1HTD, k_1KTD, v_1KTD = (x.transpose(0, 1)[None] for x in (q_THD, k_UKD, v_UKD))
             o_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1KTD, v_1KTD, is_causal=True, enable_gqa=True)
             return o_1HTD[0].transpose(0, 1)
-        return _FlashAttention.apply(q_THD, k_UKD, v_UKD, cu_seqlens.int(), cu_k.int())
+        return _FlashAttention.apply(q_THD, k_UKD, v_UKD, cu_seqlens.int())
     return _varlen_reference(q_THD, k_UKD, v_UKD, cu_seqlens, cu_k)
 
 
@@ -60,21 +61,21 @@ class _FlashAttention(torch.autograd.Function):
     and the host need not know the lengths."""
 
     @staticmethod
-    def forward(ctx, q, k, v, cu_seqlens, cu_seqlens_k):
+    def forward(ctx, q, k, v, cu_seqlens):
         # Not `varlen_attn`: its arguments change from one release to the next.
         o, lse, *state, _ = torch.ops.aten._flash_attention_forward(
-            q, k, v, cu_seqlens, cu_seqlens_k, len(q), len(k), 0.0, True, False
+            q, k, v, cu_seqlens, cu_seqlens, len(q), len(k), 0.0, True, False
         )
-        ctx.save_for_backward(q, k, v, o, lse, cu_seqlens, cu_seqlens_k, *state)
+        ctx.save_for_backward(q, k, v, o, lse, cu_seqlens, *state)
         return o
 
     @staticmethod
     def backward(ctx, grad_o):
-        q, k, v, o, lse, cu_seqlens, cu_seqlens_k, *state = ctx.saved_tensors
+        q, k, v, o, lse, cu_seqlens, *state = ctx.saved_tensors
         grads = torch.ops.aten._flash_attention_backward(
-            grad_o.contiguous(), q, k, v, o, lse, cu_seqlens, cu_seqlens_k, len(q), len(k), 0.0, True, *state
+            grad_o.contiguous(), q, k, v, o, lse, cu_seqlens, cu_seqlens, len(q), len(k), 0.0, True, *state
         )
-        return *grads, None, None
+        return *grads, None
 
 
 def _varlen_reference(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, cu_k: Tensor) -> Tensor:
