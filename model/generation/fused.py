@@ -31,10 +31,10 @@ class FusedStep:
     experts of the last step, -1 for idle rows.
     """
 
-    def __init__(self, network: MiniMax, cache: DecodeCache, rows: Rows, pdl: bool = True):
+    def __init__(self, network: MiniMax, cache: DecodeCache, rows: Rows, pdl: bool = False):
         self.network, self.cache, self.rows = network, cache, rows
         config, slots, device = network.config, cache.slots, network.lm_head.weight.device
-        # A launch may begin before the one before it has ended, on devices that know of this.
+        # With `pdl` a launch may begin before the one before it has ended, on devices that know of this.
         self.pdl = pdl and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         heads, dim, hidden = config.num_attention_heads, config.head_dim, config.hidden_size
         narrow: dict[str, Any] = {"dtype": network.compute_dtype, "device": device}
