@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.native import serves
+from kernels.native.library import serves
 
 
 def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:
@@ -18,7 +18,7 @@ def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None 
     Rows of any shape [..., X], the result in x's dtype.
     """
     if x_TX.dim() == 2 and serves(x_TX, weight_X, *([] if gate_TX is None else [gate_TX])):
-        from kernels.native_train import Norm
+        from kernels.native.train import Norm
 
         return Norm.apply(x_TX, weight_X, gate_TX, eps)
     if _on_device(x_TX):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from configs.schema import ModelConfig
 from kernels.attention import varlen_attention
 from kernels.lightning import lightning_decode
-from kernels.lightning_qkv import silu_lightning
+from kernels.lightning.qkv import silu_lightning
 from kernels.paged import paged_attention
 from kernels.silu import silu_qkv
 from model.layers import Linear, Packed, RMSNorm, join_packed, rotate

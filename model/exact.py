@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import exact, exact_mixers
+from kernels.exact import layers as exact
+from kernels.exact import mixers as exact_mixers
 from model.attention import LightningAttention, Paging, SoftmaxAttention
 from model.layers import (
     AddedRMSNorm,

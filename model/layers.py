@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.head.logprobs import head_logprobs
 from kernels.linear import linear
-from kernels.logprobs import head_logprobs
 from kernels.rms_norm import add_rms_norm, rms_norm, twin_rms_norm
 from model.routing import Routing
 

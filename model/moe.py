@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import ModelConfig
-from kernels.experts import moe_experts, routed_experts, top_experts
-from kernels.router import router_logits
+from kernels.experts.moe import moe_experts, routed_experts, top_experts
+from kernels.experts.router import router_logits
 from model.layers import Linear
 from model.routing import Routing
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import SOFTMAX, ModelConfig
-from kernels import exact_mixers
-from kernels.exact import pointwise
+from kernels.exact import mixers as exact_mixers
+from kernels.exact.layers import pointwise
 from kernels.rms_norm import scaled_sum
 from model.attention import LightningAttention, SoftmaxAttention
 from model.exact import make_exact

@@ -14,7 +14,7 @@ import torch
 
 from configs.load import to_yaml
 from configs.schema import OptimizerConfig, RunConfig
-from kernels.native import library
+from kernels.native.library import library
 from launch.ray_cluster import ray_session
 from model import checkpoint
 from model.generation.randomness import stream_key

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from configs.schema import ModelConfig
-from kernels.decode_attention_triton import decode_attention, workspace
-from kernels.decode_experts_triton import decode_experts
-from kernels.decode_head_triton import decode_head
-from kernels.decode_linear_triton import Tiles, decode_linear
-from kernels.decode_route_triton import decode_route
-from kernels.decode_rows_triton import Stream, decode_combine, decode_enter
-from kernels.lightning_decode_triton import columns_of, gated_lightning_decode
+from kernels.decoding.attention_triton import decode_attention, workspace
+from kernels.decoding.experts_triton import decode_experts
+from kernels.decoding.head_triton import decode_head
+from kernels.decoding.linear_triton import Tiles, decode_linear
+from kernels.decoding.route_triton import decode_route
+from kernels.decoding.rows_triton import Stream, decode_combine, decode_enter
+from kernels.lightning.decode_triton import columns_of, gated_lightning_decode
 from model.attention import LightningAttention
 from model.generation.cache import DecodeCache
 from model.generation.rows import Rows

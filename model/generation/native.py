@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.native import serves
-from kernels.native_decode import LayerTensors, NativeDecode
+from kernels.native.decode import LayerTensors, NativeDecode
+from kernels.native.library import serves
 from model.attention import layer_slopes
 from model.generation.cache import DecodeCache
 from model.layers import rotary_frequencies

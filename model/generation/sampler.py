@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.native import serves
-from kernels.native_sample import sample_native
+from kernels.native.library import serves
+from kernels.native.sample import sample_native
 from model.generation.randomness import uniform
 from model.generation.report import STOPS, Report, Watched
 from model.generation.rows import COLUMNS, Rows
@@ -65,7 +65,7 @@ class Sampler:
 
     def _fused(self, slots: slice, logits_BV: Tensor, bans: bool) -> Tensor:
         """The whole step in three launches; codes into STOPS [B]."""
-        from kernels.record_triton import Columns, record_triton
+        from kernels.decoding.record_triton import Columns, record_triton
 
         rows = self.rows
         return record_triton(
@@ -82,7 +82,7 @@ class Sampler:
 
     def _drawn(self, slots: slice, logits_BV: Tensor, bans: bool) -> tuple[Tensor, Tensor]:
         """Tokens [B] and their log-probabilities, where nothing is cut off."""
-        from kernels.sample_triton import Draw, sample_triton
+        from kernels.decoding.sample_triton import Draw, sample_triton
 
         rows = self.rows
         draw = Draw(rows.temperature[slots], rows.key[slots], rows.count[slots], rows.min_tokens[slots])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.exact import tempered_logprobs
+from kernels.exact.layers import tempered_logprobs
 
 
 def sample(

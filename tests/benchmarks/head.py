@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.logprobs import head_logprobs
+from kernels.head.logprobs import head_logprobs
 from tests.benchmarks.kernels import milliseconds, show
 
 TOKENS, WIDTH, VOCABULARY = 8192, 2048, 200_064

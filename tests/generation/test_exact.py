@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import kernels.native
+import kernels.native.library
 from configs.schema import ModelConfig
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
@@ -30,8 +30,8 @@ SHAPES = [
 def arithmetic(request, monkeypatch):
     """With the compiled kernels, and where there are none."""
     if request.param == "torch":
-        monkeypatch.setattr(kernels.native, "library", lambda: None)
-    elif kernels.native.library() is None:
+        monkeypatch.setattr(kernels.native.library, "library", lambda: None)
+    elif kernels.native.library.library() is None:
         pytest.skip("no compiler")
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from kernels.native_sample import sample_native
+from kernels.native.sample import sample_native
 from model.generation.randomness import uniform
 from model.generation.sampling import sample
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.experts import routed_experts
+from kernels.experts.moe import routed_experts
 from kernels.lightning import lightning_decode, lightning_decode_reference
 from kernels.rms_norm import rms_norm_reference
 from model.generation.decode import Decoder

@@ -24,9 +24,9 @@ LARGE = [
 @pytest.mark.parametrize("case", CASES + LARGE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_against_float64(case, dtype, monkeypatch):
-    import kernels.lightning_triton
+    import kernels.lightning.launch
 
-    monkeypatch.setattr(kernels.lightning_triton, "segment_length", None)  # put back after `check` has set it
+    monkeypatch.setattr(kernels.lightning.launch, "segment_length", None)  # put back after `check` has set it
     *shape, segment = case
     check("cuda", *shape, dtype, segment)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels import logprobs_triton
-from kernels.logprobs import head_logprobs
+from kernels.head import launch as logprobs_triton
+from kernels.head.logprobs import head_logprobs
 from model.network import MiniMax
 from tests.kernels.test_logprobs_triton import check
 from tests.model.small import CONFIG

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.experts import moe_experts
+from kernels.experts.moe import moe_experts
 from model.network import MiniMax
 from tests.benchmarks.generation import network, shape
 from tests.kernels.test_experts_triton import CASES, check, check_numbering, inputs

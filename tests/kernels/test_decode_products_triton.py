@@ -18,7 +18,7 @@ def close(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
 
 def check_linear(device: str, dtype: torch.dtype, tolerance: float) -> None:
     """Up to three weights side by side, sizes that fill no tile, inputs in shares, with activations and without."""
-    from kernels.decode_linear_triton import Tiles, decode_linear
+    from kernels.decoding.linear_triton import Tiles, decode_linear
 
     torch.manual_seed(0)
     for rows, inputs, sizes, shares, gated in ((3, 40, (70, 20), 1, True), (19, 72, (24, 8, 8), 3, False)):
@@ -34,8 +34,8 @@ def check_linear(device: str, dtype: torch.dtype, tolerance: float) -> None:
 
 def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
     """An expert of many rows, one of none, rows that chose nobody; the same bits from tiles of other sizes."""
-    from kernels.decode_experts_triton import decode_experts
-    from kernels.decode_linear_triton import Tiles
+    from kernels.decoding.experts_triton import decode_experts
+    from kernels.decoding.linear_triton import Tiles
 
     torch.manual_seed(0)
     rows, experts, width, inner = 150, 4, 40, 24
@@ -61,8 +61,8 @@ def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
 
 def check_head(device: str, dtype: torch.dtype) -> None:
     """Rows of 16 bits times float32 weights: nothing of the weights is lost."""
-    from kernels.decode_head_triton import decode_head
-    from kernels.decode_linear_triton import Tiles
+    from kernels.decoding.head_triton import decode_head
+    from kernels.decoding.linear_triton import Tiles
 
     torch.manual_seed(0)
     x, weight = torch.randn(5, 72).to(device, dtype), torch.randn(90, 72, device=device)

@@ -10,14 +10,14 @@ import sys
 import pytest
 import torch
 
-from kernels.experts import moe_experts
+from kernels.experts.moe import moe_experts
 from kernels.lightning import lightning_decode, lightning_decode_reference
 from model.layers import RMSNorm
 
 
 def routed(tokens: int, experts: int, top_k: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Relative errors of the routed experts' kernels and of torch in the same dtype, both against float64."""
-    from kernels.experts_triton import routed_experts_triton
+    from kernels.experts.prefill_triton import routed_experts_triton
 
     generator = torch.Generator().manual_seed(0)
     x, logits = (torch.randn(tokens, n, generator=generator) for n in (64, experts))
@@ -47,7 +47,7 @@ def check_routed(device: str, dtype: torch.dtype) -> None:
 
 
 def check_lightning_decode(device: str) -> None:
-    from kernels.lightning_decode_triton import lightning_decode_triton
+    from kernels.lightning.decode_triton import lightning_decode_triton
 
     for batch, heads, dim in ((2, 1, 16), (5, 3, 24), (3, 2, 64)):
         q, k, v = torch.randn(batch, heads, 3 * dim, device=device).split(dim, -1)
@@ -81,7 +81,7 @@ def check_slots(device: str) -> None:
 
 
 def _triton_decode():
-    from kernels.lightning_decode_triton import lightning_decode_triton
+    from kernels.lightning.decode_triton import lightning_decode_triton
 
     return lightning_decode_triton
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention import varlen_attention
-from kernels.lightning_qkv import silu_lightning
+from kernels.lightning.qkv import silu_lightning
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
@@ -29,7 +29,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 
 def check_linear(device: str, dtype: torch.dtype) -> None:
     """Dense, sorted by expert, and float32 weights beside narrow rows; against float64, and rows by themselves."""
-    from kernels.exact_linear_triton import linear_triton
+    from kernels.exact.linear_triton import linear_triton
 
     generator = torch.Generator().manual_seed(0)
     bound = 2e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
@@ -57,7 +57,7 @@ def check_linear(device: str, dtype: torch.dtype) -> None:
 
 def check_lightning(device: str, dtype: torch.dtype) -> None:
     """Packed rows against float64, then token by token over the state and tail that a first part has left."""
-    from kernels.exact_lightning_triton import TILE, lightning_decode_triton, lightning_triton
+    from kernels.exact.lightning_triton import TILE, lightning_decode_triton, lightning_triton
 
     generator = torch.Generator().manual_seed(0)
     for heads, dim, lengths, begun in ((2, 16, [70, 3, 128], [64, 0, 64]), (1, 24, [131], [128])):
@@ -88,7 +88,7 @@ def check_lightning(device: str, dtype: torch.dtype) -> None:
 
 def check_attention(device: str, dtype: torch.dtype) -> None:
     """Packed rows against float64; the same with a left context; then one token at a time over pages."""
-    from kernels.exact_attention_triton import TILE, attention_triton, paged_triton
+    from kernels.exact.attention_triton import TILE, attention_triton, paged_triton
 
     generator = torch.Generator().manual_seed(0)
     for heads, kv_heads, dim, lengths in ((4, 2, 16, [5, 130, 64]), (3, 1, 24, [70])):
@@ -115,7 +115,7 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
 
 def check_rows(device: str, dtype: torch.dtype) -> None:
     """Routing, sorting, SwiGLU and weighted sum: against torch, and rows by themselves."""
-    from kernels.exact_rows_triton import route_triton, sort_triton, swiglu_triton, weighted_sum_triton
+    from kernels.exact.rows_triton import route_triton, sort_triton, swiglu_triton, weighted_sum_triton
 
     generator = torch.Generator().manual_seed(0)
     bound = 1e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
@@ -166,8 +166,8 @@ def check_norms(device: str, dtype: torch.dtype) -> None:
 
 def check_score(device: str, dtype: torch.dtype) -> None:
     """What the sampler says of the tokens that it draws, to the bit; entropies against float64."""
-    from kernels.exact_score_triton import score_triton
-    from kernels.sample_triton import Draw, sample_triton
+    from kernels.decoding.sample_triton import Draw, sample_triton
+    from kernels.exact.score_triton import score_triton
 
     generator = torch.Generator().manual_seed(0)
     for vocabulary in (50, 5000):

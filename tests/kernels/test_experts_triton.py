@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.experts import moe_experts
+from kernels.experts.moe import moe_experts
 
 
 def inputs(tokens: int, experts: int, top_k: int, width: int, inner: int, device: str) -> list[Tensor]:
@@ -50,7 +50,7 @@ def looped(x: Tensor, expert: Tensor, weight: Tensor, gate_up: Tensor, down: Ten
 
 def check(device: str, dtype: torch.dtype, shape: tuple[int, int, int, int, int]) -> None:
     """Errors at most twice the reference's in the same dtype; idle experts' gradients zero; the same bits each time."""
-    from kernels.experts_train_triton import TrainedExperts
+    from kernels.experts.train_triton import TrainedExperts
 
     given = inputs(*shape, device)
     exact = outcome(looped, given, torch.float64)
@@ -64,7 +64,7 @@ def check(device: str, dtype: torch.dtype, shape: tuple[int, int, int, int, int]
 
 def check_numbering(device: str, shapes: list[tuple[int, int, int]]) -> None:
     """As a stable sort numbers the choices."""
-    from kernels.experts_rows_triton import BLOCK_ROWS, number_rows
+    from kernels.experts.rows_triton import BLOCK_ROWS, number_rows
 
     for tokens, experts, top_k in shapes:
         expert = torch.rand(tokens, experts, generator=torch.Generator().manual_seed(0)).topk(top_k).indices
@@ -82,8 +82,8 @@ def check_numbering(device: str, shapes: list[tuple[int, int, int]]) -> None:
 
 def small_tiles() -> None:
     """So that few rows are several tiles; the interpreter takes a second for each thousand programs."""
-    import kernels.experts_rows_triton as rows
-    import kernels.experts_train_triton as train
+    import kernels.experts.rows_triton as rows
+    import kernels.experts.train_triton as train
 
     rows.BLOCK_ROWS = train.BLOCK_ROWS = 16
     train._COLUMNS, train._BK, train._PROGRAMS = 32, 16, 3

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.experts import top_experts
+from kernels.experts.moe import top_experts
 from kernels.rms_norm import rms_norm_reference, scaled_sum
 
 Op = Callable[..., tuple[Tensor, ...]]
@@ -87,7 +87,7 @@ def check_silu(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int
 
 def check_router(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int]]) -> None:
     """Logits are float32, and so are a weight's values."""
-    from kernels.router_triton import RouterLogits
+    from kernels.experts.router_triton import RouterLogits
 
     for rows, width, experts in shapes:
         x, weight = randoms(device, (rows, width), (experts * width,))
@@ -103,7 +103,7 @@ def check_router(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, i
 
 def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
     """The experts torch chooses, their weights and the logits' gradient."""
-    from kernels.choice_triton import ChooseExperts
+    from kernels.experts.choice_triton import ChooseExperts
 
     for rows, experts, top_k in shapes:
         (logits,) = randoms(device, (rows, experts))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.logprobs import _HeadLogprobs, head_logprobs
+from kernels.head.logprobs import _HeadLogprobs, head_logprobs
 
 Sides = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 NAMES = ("logprobs", "entropy", "gradient of hidden", "gradient of weight")
@@ -63,7 +63,7 @@ def check(
     entropy: bool = False,
 ) -> None:
     """Errors at most twice the torch reference's for the same inputs, or `floor`; the same bits each time."""
-    from kernels.logprobs_triton import head_logprobs_triton
+    from kernels.head.launch import head_logprobs_triton
 
     given = inputs(tokens, width, vocabulary, device)
     rounded = given | {"hidden": given["hidden"].to(dtypes[0]), "weight": given["weight"].to(dtypes[1])}
@@ -95,7 +95,7 @@ CASES = [
 
 
 def run_in_the_interpreter() -> None:
-    import kernels.logprobs_triton as side
+    import kernels.head.launch as side
 
     empty = torch.empty
     torch.empty = lambda *size, **options: empty(*size, **options).fill_(float("nan"))  # type: ignore[assignment]

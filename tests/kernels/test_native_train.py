@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
-from kernels.experts import moe_experts, top_experts
-from kernels.lightning_qkv import silu_lightning
+from kernels.experts.moe import moe_experts, top_experts
+from kernels.head.logprobs import head_logprobs
+from kernels.lightning.qkv import silu_lightning
 from kernels.linear import linear
-from kernels.logprobs import head_logprobs
-from kernels.native_train import matmul
+from kernels.native.train import matmul
 from kernels.rms_norm import rms_norm
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -46,7 +46,7 @@ def test_reference(dtype, tolerance):
 
 def check_triton(device: str) -> None:
     """Every branch of the kernels: one split and several, groups padded, dims that are no power of two."""
-    from kernels import decode_attention_triton as paged_triton
+    from kernels.decoding import attention_triton as paged_triton
 
     for heads, kv_heads, dim, page in ((4, 2, 16, 16), (6, 1, 24, 32), (2, 2, 64, 16)):
         for tokens in (16, 512):

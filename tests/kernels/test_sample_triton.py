@@ -20,7 +20,7 @@ from model.generation.sampling import ban, sample
 
 def check_draws(device: str) -> None:
     """The same tokens from the same keys: less and more than a chunk of the vocabulary, greedy rows, banned ids."""
-    from kernels.sample_triton import Draw, sample_triton
+    from kernels.decoding.sample_triton import Draw, sample_triton
 
     generator = torch.Generator().manual_seed(0)
     rows = 24

@@ -1,0 +1,21 @@
+"""The router's logits in float32 from narrower rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.linear import linear
+
+
+def router_logits(x_TX: Tensor, weight_EX: Tensor) -> Tensor:
+    """x weight^T, [T, E] in float32 or better: neither the weights nor the logits are rounded.
+
+    On CUDA one Triton kernel forward and one backward, which read x as it is; elsewhere, and in float64, torch.
+    """
+    if x_TX.is_cuda and x_TX.element_size() == 2:
+        from kernels.experts.router_triton import RouterLogits
+
+        return RouterLogits.apply(x_TX, weight_EX)
+    wide = torch.promote_types(x_TX.dtype, torch.float32)
+    return linear(x_TX.to(wide), weight_EX)
