@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.experts.moe import grouped_experts, moe_experts
-from tests.benchmarks.kernels import milliseconds, show
+from tests.benchmarks.device import milliseconds, show
 
 SHAPES = [(32, 32768, 2048, 1408), (16, 32768, 1024, 1024)]  # experts, rows, width, inner width; two rows a token
 

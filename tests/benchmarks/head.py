@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.head.logprobs import head_logprobs
-from tests.benchmarks.kernels import milliseconds, show
+from tests.benchmarks.device import milliseconds, show
 
 TOKENS, WIDTH, VOCABULARY = 8192, 2048, 200_064
 Side = Callable[[Tensor, Tensor, Tensor], Tensor]  # log-probabilities [T]

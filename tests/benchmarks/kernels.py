@@ -1,121 +1,24 @@
-"""Kernels against their peers on the device found: `python -m tests.benchmarks.kernels`. Here lightning attention.
+"""Kernels, and the learner made of them, against their peers on the device found: `python -m tests.benchmarks.kernels`.
 
-bf16, fresh random inputs, medians; the floor is the device's measured copy rate over q, k, v read and o written once
-(backward: do, q, k, v read and three gradients written besides). Without the peer's package its columns stay empty.
+flash-linear-attention and Liger are optional; without one its columns stay empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
-
 import torch
-from torch import Tensor
 
-from kernels.lightning import lightning_attention, lightning_decode
-
-SHAPES = [  # lengths of the packed rows, heads, dims
-    ([1024] * 32, 64, 128),
-    ([8192] * 4, 64, 128),
-    ([32768], 64, 128),
-    ([131072], 64, 128),
-    ([1, 37, 16384, 512, 4096, 3, 2048, 9687], 64, 128),
-    ([1024] * 32, 16, 64),
-    ([32768], 16, 64),
-    ([1 << 20], 8, 128),
-]
-
-
-def milliseconds(run: Callable[[], object], times: int = 15) -> float:
-    for _ in range(3):
-        run()
-    spans = []
-    for _ in range(times):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        spans.append(start.elapsed_time(end))
-    return median(spans)
-
-
-def copy_rate() -> float:
-    """Bytes a second, read and write together."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * len(source) / milliseconds(lambda: target.copy_(source)) * 1e3
-
-
-def peer() -> Callable[..., Tensor] | None:
-    try:
-        from fla.ops.simple_gla import chunk_simple_gla
-    except ImportError:
-        return None
-
-    def run(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, cu_seqlens: Tensor) -> Tensor:
-        o, _ = chunk_simple_gla(q[None], k[None], v[None], g_gamma=-slopes.float(), scale=1.0, cu_seqlens=cu_seqlens)
-        return o[0]
-
-    return run
-
-
-def attention_rows(lengths: list[int], heads: int, dim: int, rate: float) -> list[list[str]]:
-    tokens, theirs = sum(lengths), peer()
-    q, k, v, do = (torch.randn(tokens, heads, dim, device="cuda", dtype=torch.bfloat16) for _ in range(4))
-    slopes = torch.linspace(0.9, 1e-3, heads, device="cuda")
-    cu_seqlens = torch.tensor([0, *lengths], device="cuda").cumsum(0)
-    leaves = [x.requires_grad_() for x in (q, k, v)]
-
-    def measured(side: Callable[..., Tensor]) -> tuple[float, float]:
-        with torch.no_grad():
-            forward = milliseconds(lambda: side(*leaves, slopes, cu_seqlens))
-        return forward, milliseconds(lambda: torch.autograd.grad(side(*leaves, slopes, cu_seqlens), leaves, do))
-
-    ours = measured(lambda *given: lightning_attention(*given)[0])
-    other = measured(theirs) if theirs else None
-    floor = 4 * q.nbytes / rate * 1e3
-    name = f"{len(lengths)} x {lengths[0]}" if len(set(lengths)) == 1 else "mixed, 1 to 16384"
-    rows = []
-    for index, (what, share) in enumerate((("forward", 1.0), ("forward + backward", 2.75))):
-        cells = [f"lightning {what}, {name}, H {heads}, D {dim}", f"{ours[index]:.2f} ms"]
-        cells += [f"{other[index]:.2f} ms", f"{other[index] / ours[index]:.2f}x"] if other else ["", ""]
-        rows.append([*cells, f"{floor * share / ours[index]:.0%} of {floor * share:.2f} ms"])
-    return rows
-
-
-def decode_row(batch: int, rate: float) -> list[str]:
-    q, k, v = torch.randn(batch, 64, 3 * 128, device="cuda", dtype=torch.bfloat16).split(128, -1)
-    state = torch.randn(batch, 64, 128, 128, device="cuda")
-    slopes = torch.linspace(0.9, 1e-3, 64, device="cuda")
-    spent = milliseconds(lambda: lightning_decode(q, k, v, slopes, state))
-    floor = 2 * state.nbytes / rate * 1e3
-    return [f"lightning decode, batch {batch}, H 64, D 128", f"{spent:.3f} ms", "", "", f"{floor / spent:.0%}"]
+from tests.benchmarks import experts, head, learner, lightning, softmax
 
 
 def main() -> None:
     if not torch.cuda.is_available():
         print("no GPU here: nothing measured")
         return
-    rate = copy_rate()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {rate / 1e12:.2f} TB/s\n")
-    show(["what", "ours", "flash-linear-attention", "ratio", "of the floor"])
-    show(["---"] * 5)
-    for shape in SHAPES:
-        for row in attention_rows(*shape, rate):
-            show(row)
-    for batch in (64, 256, 1024):
-        show(decode_row(batch, rate))
-    from tests.benchmarks import experts, head, learner, softmax  # which stand on what is above
-
-    head.main()
-    softmax.main()
-    experts.main()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    for part in (lightning, head, softmax, experts):
+        part.main()
+        torch.cuda.empty_cache()
     learner.main([])
-
-
-def show(cells: list[str]) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

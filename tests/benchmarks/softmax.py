@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.attention import varlen_attention
-from tests.benchmarks.kernels import milliseconds, show
+from tests.benchmarks.device import milliseconds, show
 
 ANCHOR, WIDE = (16, 4, 64), (64, 8, 128)  # heads, key heads, dims
 SHAPES = [(8, 2048, *ANCHOR), (1, 16384, *ANCHOR), (1, 131072, *ANCHOR), (4, 8192, *WIDE), (1, 32768, *WIDE)]
