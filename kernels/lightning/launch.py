@@ -23,9 +23,9 @@ from torch import Tensor
 from kernels.lightning.segments import cut_into_segments, segment_length
 from kernels.lightning.walk import join_kernel, walk_kernel
 
-CHUNK = 64
 _MULTIPROCESSORS = 132  # of an H100
-_FLOAT32 = "ieee"
+# Tokens of a chunk, and how products of float32 are made: of three tf32 ones, whose operands have to fit too.
+_NARROW, _WIDE = (64, "tf32"), (16, "tf32x3")
 
 
 def tiling(padded_dim: int, heads: int, sequences: int) -> tuple[int, int, int]:
@@ -65,6 +65,7 @@ def walk(
     blocks = triton.cdiv(dim, columns)
     segments = cut_into_segments(cu_seqlens, tokens, length) if length else None
     kernel: Any = walk_kernel
+    chunk, precision = _WIDE if q_THD.dtype == torch.float32 else _NARROW
 
     def launch(entering: Tensor | None, leaving: Tensor | None, output: bool) -> None:
         kernel[(blocks, len(segments.sequence_G) if segments else sequences, heads)](
@@ -84,7 +85,7 @@ def walk(
             D=dim,
             DIM=padded,
             COLUMNS=columns,
-            C=CHUNK,
+            C=chunk,
             CUT=segments is not None,
             BACKWARDS=backwards,
             ENTERING=entering is not None,
@@ -92,7 +93,7 @@ def walk(
             OUTPUT=output,
             SKIP_SINGLE=not output and not final,
             SPLIT=final and q_THD.dtype != torch.float32,
-            PRECISION=_FLOAT32 if q_THD.dtype == torch.float32 else "tf32",
+            PRECISION=precision,
             num_warps=warps,
             num_stages=stages,
         )

@@ -53,7 +53,6 @@ def walk_kernel(
     if SKIP_SINGLE:  # a sequence of one segment: nobody asks what it leaves
         tokens = tl.load(cu_ptr + sequence + 1) - tl.load(cu_ptr + sequence)
         last = tl.where(tokens <= SEGMENT, first, last)
-    # The device's float32 exp is good to 2^-22, and a state meets one for every chunk.
     slope = tl.load(slopes_ptr + head).to(tl.float32 if PRECISION == "tf32" else tl.float64)
     i = tl.arange(0, C)
     d = tl.arange(0, DIM)
@@ -68,6 +67,10 @@ def walk_kernel(
     distance = tl.maximum(i[:, None] - i[None, :], 0)
     mask = tl.where(i[:, None] >= i[None, :], tl.exp(-slope * distance).to(tl.float32), 0.0)
     q_decay = tl.exp(-slope * (i + 1)).to(tl.float32)
+    # A state meets one such factor for every chunk, and the device's float32 exp is only good to 2^-22.
+    exact_slope = tl.load(slopes_ptr + head).to(tl.float64)
+    kept_whole = tl.exp(-exact_slope * C).to(tl.float32)
+    kept_rest = tl.exp(-exact_slope * ((last - first) % C)).to(tl.float32)
     # Of a tile's addresses only a scalar moves along; what stays is small enough for 32 bits.
     step = -i[:, None] if BACKWARDS else i[:, None]
     at_q, at_k = step * q_row + d[None, :], step * k_row + d[None, :]
@@ -93,7 +96,7 @@ def walk_kernel(
         # Of k and v it is v that decays: k stays in shared memory, where both products that need it read it.
         decayed = v.to(tl.float32) * tl.exp(-slope * left).to(tl.float32)[:, None]
         rounded = decayed.to(v.dtype)
-        kept = tl.exp(-slope * length).to(tl.float32)
+        kept = tl.where(length == C, kept_whole, kept_rest)
         state = state * kept + tl.dot(tl.trans(k), rounded, input_precision=PRECISION)
         if SPLIT:  # two more parts hold what rounding has cut off: 24 bits in all
             rest = decayed - rounded.to(tl.float32)

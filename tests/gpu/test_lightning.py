@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -66,8 +67,9 @@ def test_a_million_tokens_in_one_row():
         return [x.detach() for x in (o, *torch.autograd.grad(o, leaves, do[:, heads].to(dtype)))]
 
     found = outcome(lightning_attention, slice(None), torch.bfloat16)
+    reference = partial(lightning_reference, chunk_size=256)  # the device waits for the host between chunks
     for head in (slice(0, 1), slice(7, 8)):
-        exact = outcome(lightning_reference, head, torch.float64)
-        plain = errors([x.double() for x in outcome(lightning_reference, head, torch.bfloat16)], exact)
+        exact = outcome(reference, head, torch.float64)
+        plain = errors([x.double() for x in outcome(reference, head, torch.bfloat16)], exact)
         ours = errors([x[:, head].double() for x in found], exact)
         assert all(a <= 2 * b for a, b in zip(ours, plain, strict=True)), (ours, plain)
