@@ -204,11 +204,9 @@ print(json.dumps([peak(n) for n in (4096, 8192, 16384)]))
 @pytest.mark.parametrize("softmax_every", [1, 2], ids=["softmax", "lightning"])
 def test_training_memory_of_a_layer_grows_linearly_with_length(softmax_every):
     command = [sys.executable, "-c", _MEMORY, str(softmax_every)]
-    # What is freed goes back at once, and there is one thread: the maximum is of what was needed, on a busy machine too.
+    # What is freed goes back at once, and there is one thread: the maximum is what was needed, on a busy machine too.
     quiet = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=300, env={**os.environ, **quiet}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env={**os.environ, **quiet})
     first, second, third = json.loads(done.stdout)
     assert second - first > 10_000  # KiB: the lengths are large enough to be seen
     assert (third - second) / (second - first) < 2.5  # 2 when linear, 4 when quadratic
