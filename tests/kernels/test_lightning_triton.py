@@ -48,7 +48,7 @@ def errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
 def check(
     device: str, lengths: list[int], heads: int, dim: int, initial: bool, dtype: torch.dtype, segment: int | None
 ):
-    """Errors against float64: twice the reference's in the same dtype, or float32's rounding. The same bits each time."""
+    """Errors against float64: twice the reference in the same dtype, or float32 rounding. The same bits each time."""
     import kernels.lightning.launch as triton_side
 
     triton_side.segment_length = lambda *_: segment
