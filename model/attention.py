@@ -31,7 +31,8 @@ def alibi_slopes(heads: int) -> list[float]:
 def layer_slopes(heads: int, layer: int, layers: int, device: torch.device) -> Tensor:
     """Decay per token of each head [H], float64; kernels use float32: bf16 rounds many an exp(-s) to 1."""
     factor = 1 - layer / (layers - 1) + 1e-5 if layers > 1 else 1 + 1e-5
-    return torch.tensor(alibi_slopes(heads), dtype=torch.float64, device=device) * factor
+    with torch.inference_mode(False):  # kept for a learner too, whoever asks first
+        return torch.tensor(alibi_slopes(heads), dtype=torch.float64, device=device) * factor
 
 
 class LightningAttention(nn.Module):

@@ -17,7 +17,7 @@ from kernels.decoding.linear_triton import begin, launch
 
 _SPLIT_TOKENS = 512
 _MOST_SPLITS = 64
-_WARPS, _STAGES = 4, 3  # of a program that walks over a split
+_WARPS, _STAGES = 2, 3  # of a program that walks over a split
 
 
 @triton.jit

@@ -26,7 +26,11 @@ class Tiles(NamedTuple):
 
 @triton.jit
 def begin(PDL: tl.constexpr):
-    """Let the next kernel be launched while this one runs, and wait for what the former one wrote."""
+    """Let the next kernel be launched while this one runs, and wait for what the former ones wrote.
+
+    Waiting is for the whole of the kernel before, which has itself waited: all of a chain's earlier writes are there.
+    What a kernel may touch before is what no kernel of the chain writes: weights, positions, and its own layer's state.
+    """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()

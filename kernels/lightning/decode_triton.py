@@ -42,22 +42,22 @@ def _decode_kernel(
     block, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     d, e = tl.arange(0, DIM_PADDED), block * COLUMNS + tl.arange(0, COLUMNS)
     out_at = o_ptr + (row * H + head) * D + e
-    begin(PDL)
+    inside = (d[:, None] < D) & (e[None, :] < D)
     slot = row.to(tl.int64)
     if SLOTS == 1:
         slot = tl.load(slot_ptr + row).to(tl.int64)
     elif SLOTS == 2:
         slot = tl.where(tl.load(slot_ptr + row) > 0, slot, -1)
+    state_at = state_ptr + (tl.maximum(slot, 0) * H + head) * D * D + d[:, None] * D + e[None, :]
+    # Every byte of a state is used once: it need not stay in the cache. No kernel of the step has written it yet.
+    state = tl.load(state_at, mask=inside & (slot >= 0), other=0.0, eviction_policy="evict_first")
+    begin(PDL)
     if slot < 0:
         tl.store(out_at, tl.zeros([COLUMNS], o_ptr.dtype.element_ty), mask=e < D)
         if GATED:
             tl.store(squares_ptr + (row * H + head) * tl.num_programs(0) + block, 0.0)
         return
     decay = tl.exp(-tl.load(slopes_ptr + head).to(tl.float32))
-    state_at = state_ptr + (slot * H + head) * D * D + d[:, None] * D + e[None, :]
-    inside = (d[:, None] < D) & (e[None, :] < D)
-    # Every byte of a state is used once: it need not stay in the cache.
-    state = tl.load(state_at, mask=inside, other=0.0, eviction_policy="evict_first")
     at = row.to(tl.int64) * row_stride + head * head_stride
     q = tl.load(q_ptr + at + d, mask=d < D, other=0.0).to(tl.float32)
     k = tl.load(k_ptr + at + d, mask=d < D, other=0.0).to(tl.float32)

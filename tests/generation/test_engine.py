@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from model.attention import layer_slopes
+from model.exact import make_exact
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key, uniform
 from model.generation.requests import Request
 from model.generation.sampling import sample
 from tests.generation.small import EOS, policy, requests, run
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,23 @@ def test_log_probabilities_are_the_learners(network):
         logprobs, _, _ = network.logprobs(tokens, torch.tensor([0, len(tokens)]))
         expected = logprobs[len(prompts[request_id]) :].detach().numpy()
         np.testing.assert_allclose(completion.logprobs_T, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_network_learns_after_it_has_generated(exact):
+    """Whatever an engine was the first to compute and keep, a learner may save for its backward pass."""
+    layer_slopes.cache_clear()
+    network = policy()
+    if exact:
+        make_exact(network)
+    found, _ = run(network, requests(3), slots=8)
+    assert found
+    kept = [layer.self_attn.slopes(CPU) for layer in network.model.layers if hasattr(layer.self_attn, "slopes")]
+    assert kept and not any(tensor.is_inference() for tensor in kept)
+    assert not any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers()))
+    tokens = torch.from_numpy(np.concatenate([request.prompt_T for request in requests(3)]))
+    network.logprobs(tokens, torch.tensor([0, len(tokens)]))[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_a_prompt_is_read_once_for_its_group(network):

@@ -157,10 +157,13 @@ def alike(one: dict, other: dict) -> None:
 
 
 def test_preempted_split_and_shuffled(small):
-    """Prompts that fill a pass are read alone under any schedule; all that follows is the same to the bit."""
+    """Prompts that fill a pass are read alone under any schedule; all that follows is the same to the bit.
+
+    Responses of more than two pages: admission leaves a sequence its next page, and memory runs short at a later one.
+    """
     rng = np.random.default_rng(2)
     wanted = [
-        Request(i, rng.integers(6, 512, 128), [stream_key(i, s) for s in range(1 + i % 4)], 96) for i in range(30)
+        Request(i, rng.integers(6, 512, 128), [stream_key(i, s) for s in range(1 + i % 4)], 200) for i in range(30)
     ]
     undisturbed, _ = run(small, requests=wanted, prefill_tokens=128)
     tight, engine = run(small, slots=40, kv_tokens=4096, prefill_tokens=128, requests=wanted[::-1])
@@ -184,7 +187,11 @@ def test_fused_step_is_nearer_to_float32_than_the_layers(small, monkeypatch):
     exact.compute_dtype = torch.float32
     exact.load_state_dict({name: tensor.float() for name, tensor in small.state_dict().items()})
     logits = {}
-    for kind, made, slots in (("exact", exact, 7), ("layers", small, 7), *(("fused", small, n) for n in (7, 64, 200))):
+    for kind, made, slots in (
+        ("exact", exact, 7),
+        ("layers", small, 7),
+        *(("fused", small, n) for n in (7, 64, 128, 200)),
+    ):
         engine = engine_for(made, slots)
         decoder, cache, rows = engine.decoder, engine.cache, engine.rows
         generator = torch.Generator(GPU).manual_seed(0)
@@ -206,6 +213,7 @@ def test_fused_step_is_nearer_to_float32_than_the_layers(small, monkeypatch):
     print(f"\nrelative errors of the logits: {errors}")
     assert errors["fused"] <= errors["layers"]
     assert torch.equal(logits["fused", 7], logits["fused", 64]), "overlapping launches, too"
+    assert torch.equal(logits["fused", 7], logits["fused", 128])
     assert torch.equal(logits["fused", 7], logits["fused", 200])
 
 
