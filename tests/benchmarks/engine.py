@@ -47,27 +47,34 @@ def _same_lengths(
     network: MiniMax, options: argparse.Namespace, batches: Sequence[int], prompt: int, new: int, bandwidth: float
 ) -> None:
     config, device = network.config, network.lm_head.weight.device
-    peer = None if options.no_peer else generation.peer(config, device, options.peer_experts)
-    print(f"{prompt} prompt tokens, {new} new, temperature 1, medians of {options.repeats}\n")
-    print("| batch | ours tok/s | transformers tok/s | ratio | ms a step | floor ms | share of floor |\n|" + "---|" * 7)
+    kinds = [] if options.no_peer else options.peer_experts or (["default", "eager"] if device is GPU else ["default"])
+    peers = {kind: generation.peer(config, device, None if kind == "default" else kind) for kind in kinds}
+    print(f"{prompt} prompt tokens, {new} new, temperature 1, medians of {options.repeats}. The floor is what memory's")
+    print("bandwidth alone would allow: over a peer's rate, the largest ratio that there can be.\n")
+    heads = "".join(f" transformers {kind} tok/s | ratio | largest possible |" for kind in kinds)
+    print(f"| batch | tok/s | ms a step | floor ms | share of floor | floor tok/s |{heads}")
+    print("|" + "---|" * (6 + 3 * len(kinds)))
     for batch in batches:
         engine = Engine(network, batch, config.vocab_size, max_length=prompt + new)
         rows = generation.prompts(batch, prompt, config.vocab_size)
         generation.time_engine(engine, rows, [4] * batch)
         ours: list[Timing] = []
-        theirs: list[Timing] = []
+        theirs: dict[str, list[Timing]] = {kind: [] for kind in kinds}
         for _ in range(options.repeats):
             ours.append(generation.time_engine(engine, rows, [new] * batch))
-            if peer is not None:
+            for kind, peer in peers.items():
                 # A long generation is timed on part of its tokens: its steps are alike.
-                theirs.append(generation.time_peer(peer, rows, min(new, options.peer_tokens)))
+                tokens = options.peer_tokens if kind == "default" else options.peer_tokens // 4
+                theirs[kind].append(generation.time_peer(peer, rows, min(new, tokens)))
         step, rate = median(t.step_s for t in ours), median(t.rate for t in ours)
-        floor = generation.floor_seconds(
-            config, batch, prompt + new // 2, bandwidth, 2 if network.compute_dtype is torch.bfloat16 else 4
-        )
-        other = median(t.rate for t in theirs) if theirs else float("nan")
-        cells = [f"{batch}", f"{rate:,.0f}", f"{other:,.0f}", f"{rate / other:.1f}", f"{1e3 * step:.2f}"]
-        print("| " + " | ".join([*cells, f"{1e3 * floor:.2f}", f"{floor / step:.0%}"]) + " |", flush=True)
+        itemsize = 2 if network.compute_dtype is torch.bfloat16 else 4
+        floor = generation.floor_seconds(config, batch, prompt + new // 2, bandwidth, itemsize)
+        cells = [f"{batch}", f"{rate:,.0f}", f"{1e3 * step:.2f}", f"{1e3 * floor:.2f}", f"{floor / step:.0%}"]
+        cells.append(f"{batch / floor:,.0f}")
+        for found in theirs.values():
+            other = median(t.rate for t in found)
+            cells += [f"{other:,.0f}", f"{rate / other:.1f}", f"{batch / floor / other:.1f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
         del engine
         _collect()
 
@@ -171,7 +178,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-tokens", type=int, default=64, help="new tokens that transformers is timed on")
     parser.add_argument(
-        "--peer-experts", help="transformers' experts: eager, batched_mm, grouped_mm; unset: its default"
+        "--peer-experts",
+        nargs="+",
+        help="transformers' experts: default, eager, batched_mm, grouped_mm; others than its"
+        " default are timed on a quarter of the tokens",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of either side")
     parser.add_argument("--no-peer", action="store_true")

@@ -54,7 +54,8 @@ def peer(config: ModelConfig, device: torch.device, experts: str | None = None) 
     )
     kinds = ["full_attention" if kind == SOFTMAX else "linear_attention" for kind in config.layer_types]
     fields = {name: getattr(config, name) for name in names.split()}
-    made = MiniMaxForCausalLM(MiniMaxConfig(**fields, layer_types=kinds, max_position_embeddings=1 << 17)).eval()
+    with device:
+        made = MiniMaxForCausalLM(MiniMaxConfig(**fields, layer_types=kinds, max_position_embeddings=1 << 17)).eval()
     made.generation_config.eos_token_id = None
     if experts:
         made.set_experts_implementation(experts)
