@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import ConfigError
-from configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig
+from configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig, TrackingMode
 from launch.ray_cluster import check_address
 from model.hf_config import CheckpointError, differences, read_config
 from model.tokenizer import TokenizerError, load_tokenizer
@@ -30,6 +31,7 @@ def preflight(config: RunConfig) -> None:
     Settles what `config` leaves to the machine: learner.world_size=0.
     """
     _check_runs_dir(config)
+    _check_tracking(config)
     _check_resume(config)
     _check_vocabulary(config, _checked_shape(config))
     _check_tasks(config)
@@ -47,6 +49,12 @@ def _check_runs_dir(config: RunConfig) -> None:
         tempfile.TemporaryDirectory(dir=nearest, prefix=".preflight-").cleanup()
     except OSError as error:
         raise ConfigError(f"runs_dir={config.runs_dir}: cannot write to {nearest}: {error.strerror}") from None
+
+
+def _check_tracking(config: RunConfig) -> None:
+    mode = config.tracking.mode
+    if mode != TrackingMode.disabled and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(f"tracking.mode={mode.value}: wandb is not installed; tracking.mode=disabled does without")
 
 
 def _check_resume(config: RunConfig) -> None:

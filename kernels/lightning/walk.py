@@ -97,12 +97,15 @@ def walk_kernel(
         decayed = v.to(tl.float32) * tl.exp(-slope * left).to(tl.float32)[:, None]
         rounded = decayed.to(v.dtype)
         kept = tl.where(length == C, kept_whole, kept_rest)
-        state = state * kept + tl.dot(tl.trans(k), rounded, input_precision=PRECISION)
-        if SPLIT:  # two more parts hold what rounding has cut off: 24 bits in all
+        if SPLIT:  # 24 bits of the decayed values, and a sum that rounds: the tensor cores cut their accumulator off
             rest = decayed - rounded.to(tl.float32)
             middle = rest.to(v.dtype)
-            state += tl.dot(tl.trans(k), middle, input_precision=PRECISION)
-            state += tl.dot(tl.trans(k), (rest - middle.to(tl.float32)).to(v.dtype), input_precision=PRECISION)
+            added = tl.dot(tl.trans(k), (rest - middle.to(tl.float32)).to(v.dtype), input_precision=PRECISION)
+            added += tl.dot(tl.trans(k), middle, input_precision=PRECISION)
+            added += tl.dot(tl.trans(k), rounded, input_precision=PRECISION)
+            state = tl.fma(state, tl.zeros_like(state) + kept, added)
+        else:
+            state = state * kept + tl.dot(tl.trans(k), rounded, input_precision=PRECISION)
     if LEAVING:
         tl.store(leaving_ptr + state_at, state, mask=state_mask)
 

@@ -36,11 +36,7 @@ def test_against_float64(heads, kv_heads, dim, context):
     given = inputs([1, 600, 0, 77, 300], context, heads, kv_heads, dim)
     exact = outcome(given, _varlen_reference, torch.float64)
     plain = outcome(given, _varlen_reference, torch.bfloat16)
-    torch.use_deterministic_algorithms(True)
-    try:
-        found, again = (outcome(given, varlen_attention, torch.bfloat16) for _ in range(2))
-    finally:
-        torch.use_deterministic_algorithms(False)
+    found, again = (outcome(given, varlen_attention, torch.bfloat16) for _ in range(2))
     for name, ours, theirs, true in zip(("o", "dq", "dk", "dv"), found, plain, exact, strict=True):
         assert (ours - true).norm() <= 2 * (theirs - true).norm(), name
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))

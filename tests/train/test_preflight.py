@@ -41,6 +41,13 @@ def test_what_is_right_passes_and_leaves_nothing(tmp_path, with_file):
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
+def test_a_run_followed_by_wandb_wants_it_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    common = "experiment=quickstart", f"runs_dir={tmp_path}"
+    assert refusal(*common).startswith("tracking.mode=offline: wandb is not installed")
+    preflight(load_config([*common, "tracking.mode=disabled"]))
+
+
 def test_real_gsm8k_passes(tmp_path, shared):
     preflight(load_config(["experiment=gsm8k", f"data.train={shared}/data/gsm8k/train.jsonl", f"runs_dir={tmp_path}"]))
 
