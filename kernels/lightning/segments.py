@@ -48,7 +48,7 @@ def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
     return cut
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", "segments", "LENGTH"])
 def _table_kernel(cu_ptr, sequence_ptr, start_ptr, first_ptr, sequences, segments, LENGTH, BLOCK: tl.constexpr):
     """The segments of one sequence; the last one's program fills the table up."""
     own = tl.program_id(0)

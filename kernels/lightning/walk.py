@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["SEGMENT"])
 def walk_kernel(
     q_ptr,
     k_ptr,
@@ -110,7 +110,7 @@ def walk_kernel(
         tl.store(leaving_ptr + state_at, state, mask=state_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["SEGMENT"])
 def join_kernel(
     initial_ptr,
     state_ptr,

@@ -44,6 +44,23 @@ def test_nothing_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_other_lengths_compile_nothing():
+    from kernels.lightning import segments, walk
+
+    def run(*lengths: int) -> int:
+        """Variants compiled so far."""
+        q, k, v = (torch.randn(sum(lengths), 2, 32, device="cuda", requires_grad=True) for _ in range(3))
+        borders = torch.tensor([0, *lengths], device="cuda").cumsum(0)
+        lightning_attention(q, k, v, torch.rand(2, device="cuda"), borders)[0].sum().backward()
+        kernels = (walk.walk_kernel, walk.join_kernel, segments._table_kernel)
+        return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
+
+    warm = run(100, 30), run(9000, 7000)  # whole sequences, and sequences in segments
+    assert warm[1] > warm[0]
+    for lengths in ((1, 1), (64, 1), (17, 112), (16384, 1), (5000, 12345), (4096, 4096)):
+        assert run(*lengths) == warm[1], lengths
+
+
 def test_borders_that_do_not_end_at_the_tokens_end_the_process():
     script = (
         "import torch; from kernels.lightning import lightning_attention\n"
