@@ -75,15 +75,8 @@ class ExactLightningAttention(LightningAttention):
         if future is not None and state is not None:
             future.states[self.layer] = state
             if x_TX.is_cuda:
-                future.tails[self.layer] = self._tails(qkv_TJ, packed.cu_seqlens)
+                future.tails[self.layer] = exact_mixers.tails(qkv_TJ, self.heads, packed.cu_seqlens)
         return self._output(x_TX, o_THD)
-
-    def _tails(self, qkv_TJ: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """[S, TILE, H, 2, D]: keys and values, before silu, after each sequence's last whole tile; then whatever."""
-        ends_S = cu_seqlens[1:]
-        starts_S = ends_S - (ends_S - cu_seqlens[:-1]) % TILE
-        rows_SC = starts_S[:, None] + torch.arange(TILE, device=qkv_TJ.device)
-        return qkv_TJ.view(len(qkv_TJ), self.heads, 3, self.dim)[rows_SC.clamp(max=len(qkv_TJ) - 1), :, 1:]
 
     def decode(self, x_BX: Tensor, *held: Tensor) -> Tensor:
         o_BHD = exact_mixers.lightning_decode(self.qkv_proj(x_BX), self.slopes(x_BX.device), *held)

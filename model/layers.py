@@ -110,7 +110,7 @@ class Context:
     states: dict[int, Tensor] = field(default_factory=dict)  # lightning: [S, H, D, D]
     keys: dict[int, Tensor] = field(default_factory=dict)  # softmax: packed [sum of lengths, Kv, D]
     values: dict[int, Tensor] = field(default_factory=dict)
-    tails: dict[int, Tensor] = field(default_factory=dict)  # exact mode on GPUs: [S, tile, H, keys and values, D]
+    tails: dict[int, Tensor] = field(default_factory=dict)  # exact mode on GPUs: [S, H, keys and values, tile, D]
 
 
 @dataclass

@@ -59,6 +59,7 @@ def _linear_kernel(
     K: tl.constexpr,
     SPLIT: tl.constexpr,
     GATED: tl.constexpr,
+    APART: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     BR: tl.constexpr,
@@ -67,7 +68,7 @@ def _linear_kernel(
 ):
     """One tile of outputs of up to three weights side by side, over one share of the inputs.
 
-    GATED: silu on what the first weight gives, sigmoid on the second's.
+    GATED: silu on what the first weight gives, sigmoid on the second's. APART: one weight's outputs after the other's.
     """
     tile, share = tl.program_id(1), tl.program_id(2)
     weight_ptr, size, start, column = first_ptr, N0, tile * BN, 0
@@ -97,16 +98,20 @@ def _linear_kernel(
     if GATED:
         acc = tl.sigmoid(acc) * tl.where(column > 0, 1.0, acc)
     total: tl.constexpr = N0 + N1 + N2
-    out_at = out_ptr + (share * rows + r)[None, :].to(tl.int64) * total + (column + n)[:, None]
-    tl.store(out_at, acc, mask=(n < size)[:, None] & (r < rows)[None, :])
+    if APART:
+        out_at = out_ptr + column * rows + r[None, :].to(tl.int64) * size + n[:, None]
+    else:
+        out_at = out_ptr + (share * rows + r)[None, :].to(tl.int64) * total + (column + n)[:, None]
+    tl.store(out_at, acc.to(out_ptr.dtype.element_ty), mask=(n < size)[:, None] & (r < rows)[None, :])
 
 
 def decode_linear(
     x_BK: Tensor, weights: tuple[Tensor, ...], out: Tensor, gated: bool, tiles: Tiles, pdl: bool = False
 ) -> None:
-    """Products with up to three weights [N, K] of x's dtype, side by side, into float32.
+    """Products with up to three weights [N, K] of x's dtype.
 
-    out: [B, sum of N], or [S, B, N] for S shares of the inputs, to be summed by the reader.
+    out: [B, sum of N], side by side; [S, B, N] for S shares of the inputs, to be summed by the reader; or flat, for
+        one [B, N] after the other.
     gated: silu of the first weight's products, sigmoid of the second's.
     """
     rows, inputs = x_BK.shape
@@ -124,6 +129,7 @@ def decode_linear(
         K=inputs,
         SPLIT=triton.cdiv(triton.cdiv(inputs, shares), 16) * 16,
         GATED=gated,
+        APART=out.dim() == 1,
         BN=tiles.outputs,
         BK=tiles.inputs,
         BR=tiles.rows,

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.decoding.experts_triton import Roster, enlist
 from kernels.decoding.linear_triton import begin, launch
 from kernels.decoding.rows_triton import Stream, leave
 
@@ -22,7 +23,7 @@ def _router(router_ptr, first, i, E: tl.constexpr, X: tl.constexpr, AT_ONCE: tl.
     return tl.load(router_ptr + some[:, None] * X + i[None, :], mask=inside, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "width"])
 def _route_kernel(
     parts_ptr,
     squares_ptr,
@@ -33,6 +34,9 @@ def _route_kernel(
     x_ptr,
     choice_ptr,
     share_ptr,
+    count_ptr,
+    list_ptr,
+    width,
     alpha,
     beta,
     eps,
@@ -87,6 +91,7 @@ def _route_kernel(
     runs = tl.load(position_ptr + row) > 0
     for k in tl.static_range(TOP_K):
         best = tl.argmax(p, 0)
+        enlist(count_ptr, list_ptr, width, best, row * TOP_K + k, runs)
         tl.store(choice_ptr + row * TOP_K + k, tl.where(runs, best, -1))
         tl.store(share_ptr + row * TOP_K + k, tl.max(p, 0) / total)
         p = tl.where(e == best, -1.0, p)
@@ -102,6 +107,7 @@ def decode_route(
     stream: Stream,
     choice_BK: Tensor,
     share_BK: Tensor,
+    roster: Roster,
     pdl: bool = False,
 ) -> None:
     """Update a stream with attention's output, and choose each row's experts with their weights.
@@ -110,7 +116,7 @@ def decode_route(
         parts_SBX: float32, the output in S parts; squares_BP: with it the output is divided by
             sqrt(sum of a row / width + inner_eps).
         position_B: int64; rows at 0 choose expert -1.
-        choice_BK: int32, share_BK: float32, written.
+        choice_BK: int32, share_BK: float32, written; roster: gets the choices, its counts being 0.
     """
     experts, (rows, hidden) = len(router_EX), stream.x_BX.shape
     block, squares = triton.next_power_of_2(hidden), 0 if squares_BP is None else squares_BP.shape[1]
@@ -125,6 +131,9 @@ def decode_route(
         stream.x_BX,
         choice_BK,
         share_BK,
+        roster.count_E,
+        roster.list_EB,
+        roster.list_EB.shape[1],
         stream.alpha,
         stream.beta,
         stream.eps,

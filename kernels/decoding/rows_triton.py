@@ -46,6 +46,8 @@ def _enter_kernel(
     norm_ptr,
     residual_ptr,
     x_ptr,
+    count_ptr,
+    counts,
     eps,
     X: tl.constexpr,
     POSTNORM: tl.constexpr,
@@ -54,6 +56,8 @@ def _enter_kernel(
 ):
     row, i = tl.program_id(0), tl.arange(0, BLOCK)
     begin(PDL)
+    for first in range(row * BLOCK, counts, tl.num_programs(0) * BLOCK):
+        tl.store(count_ptr + first + i, tl.zeros([BLOCK], tl.int32), mask=first + i < counts)
     token = tl.load(token_ptr + row).to(tl.int64)
     h = tl.load(embedding_ptr + token * X + i, mask=i < X, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
     weighted = h * tl.load(norm_ptr + i, mask=i < X, other=0.0).to(tl.float32)
@@ -91,8 +95,8 @@ def _combine_kernel(
     leave(h, weighted, residual_ptr, x_ptr, row, i, X, eps, POSTNORM)
 
 
-def decode_enter(token_B: Tensor, embedding_VX: Tensor, stream: Stream, pdl: bool = False) -> None:
-    """Begin a stream with the embeddings of tokens [B].
+def decode_enter(token_B: Tensor, embedding_VX: Tensor, stream: Stream, count_LE: Tensor, pdl: bool = False) -> None:
+    """Begin a stream with the embeddings of tokens [B], and set the rosters' counts (int32) to 0.
 
     The first of a chain: it never begins early, so that what the others read before they wait has been written.
     """
@@ -103,6 +107,8 @@ def decode_enter(token_B: Tensor, embedding_VX: Tensor, stream: Stream, pdl: boo
         stream.norm_X,
         stream.residual_BX,
         stream.x_BX,
+        count_LE,
+        count_LE.numel(),
         stream.eps,
         PDL=pdl,
         **_shape(stream),

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.decoding.linear_triton import begin, launch
+
 TILE = 64
 
 
@@ -93,10 +95,15 @@ def _paged_kernel(
     D: tl.constexpr,
     C: tl.constexpr,
     PRECISION: tl.constexpr,
+    NEW: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """The query heads of one key head against its pages of C tokens, in tiles as tall as a packed row's."""
     row, head = tl.program_id(0), tl.program_id(1)
+    begin(PDL)
     length = tl.load(lengths_ptr + row)
+    if NEW:
+        length += (length > 0).to(length.dtype)
     i, d = tl.arange(0, C), tl.arange(0, DIM)
     inside = (i < GROUP)[:, None] & (d < D)[None, :]
     q_at = (row * H + head * GROUP + i[:, None]) * D + d[None, :]
@@ -112,7 +119,8 @@ def _paged_kernel(
         v = tl.load(v_ptr + at, mask=there, other=0.0)
         seen = ((index * C + i)[None, :] < length) & (i[:, None] >= 0)
         top, total, out = _attend(q, k, v, seen, top, total, out, scale, PRECISION)
-    tl.store(o_ptr + q_at, (out / total[:, None]).to(o_ptr.dtype.element_ty), mask=inside)
+    out = out / tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(o_ptr + q_at, out.to(o_ptr.dtype.element_ty), mask=inside)
 
 
 def attention_triton(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_q: Tensor, cu_k: Tensor) -> Tensor:
@@ -143,12 +151,24 @@ def attention_triton(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_q: Tensor, 
     return o_THD
 
 
-def paged_triton(q_BHD: Tensor, keys_NKPD: Tensor, values_NKPD: Tensor, table_BM: Tensor, lengths_B: Tensor) -> Tensor:
-    """As `kernels.paged.paged_attention`, for pages of TILE tokens."""
+def paged_triton(
+    q_BHD: Tensor,
+    keys_NKPD: Tensor,
+    values_NKPD: Tensor,
+    table_BM: Tensor,
+    lengths_B: Tensor,
+    out: Tensor | None = None,
+    new: bool = False,
+    pdl: bool = False,
+) -> Tensor:
+    """As `kernels.paged.paged_attention`, for pages of TILE tokens; into `out`, if there is one.
+
+    new: a token more than `lengths_B` says, but for rows of none, whose output is 0.
+    """
     batch, heads, dim = q_BHD.shape
     kv_heads = keys_NKPD.shape[1]
     q_BHD = q_BHD.contiguous()
-    out = torch.empty_like(q_BHD)
+    out = torch.empty_like(q_BHD) if out is None else out
     kernel: Any = _paged_kernel
     kernel[(batch, kv_heads)](
         q_BHD,
@@ -159,7 +179,10 @@ def paged_triton(q_BHD: Tensor, keys_NKPD: Tensor, values_NKPD: Tensor, table_BM
         lengths_B,
         dim**-0.5,
         table_BM.stride(0),
+        NEW=new,
+        PDL=pdl,
         **_attention_sizes(heads, kv_heads, dim, q_BHD.dtype),
+        **launch(pdl),
     )
     return out
 

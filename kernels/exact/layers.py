@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.experts.moe import by_row, top_experts
 from kernels.experts.moe import moe_experts as ordinary_experts
-from kernels.experts.moe import top_experts
-from kernels.head.logprobs import head_logprobs
+from kernels.head.logprobs import head_logprobs, in_triton
 from kernels.linear import linear as ordinary_linear
 from kernels.native.library import serves
 from kernels.native.sample import score_native
@@ -67,9 +67,9 @@ class _Linear(torch.autograd.Function):
     def forward(ctx, x, weight, ends, dtype, source):
         ctx.save_for_backward(x, weight, ends, source)
         if x.is_cuda:
-            from kernels.exact.linear_triton import linear_triton
+            from kernels.exact.linear_triton import dense_triton, linear_triton
 
-            return linear_triton(x, weight, ends, dtype, source)
+            return dense_triton(x, weight, dtype) if ends is None else linear_triton(x, weight, ends, dtype, source)
         if ends is None:
             return _in_blocks(x.to(dtype), weight)
         parts = (x if source is None else x.index_select(0, source)).split(_counts(ends))
@@ -136,7 +136,7 @@ def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tens
 
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
     """As `kernels.experts.moe.moe_experts`; a token's experts are summed in the order in which they were chosen."""
-    if serves(x_TX, weight_TK, gate_up_EJX, down_EXI):
+    if serves(x_TX, weight_TK, gate_up_EJX, down_EXI) or by_row(x_TX, down_EXI):
         return ordinary_experts(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
     source_N, place_N, ends_E = _by_expert(expert_TK, len(down_EXI))
     joined = _Linear.apply(x_TX, gate_up_EJX.to(x_TX.dtype), ends_E, x_TX.dtype, source_N)
@@ -236,6 +236,10 @@ def exact_logprobs(
     hidden_TX: Tensor, weight_VX: Tensor, targets_T: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """As `kernels.head.logprobs.head_logprobs`, the log-probabilities bit by bit those of a sampler."""
+    if in_triton(hidden_TX, weight_VX):
+        from kernels.exact.gradients import ExactHead
+
+        return ExactHead.apply(hidden_TX.contiguous(), weight_VX.contiguous(), targets_T.contiguous(), temperature)
 
     def run(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -257,7 +261,7 @@ def _score(logits_TV: Tensor, temperature_T: Tensor, targets_T: Tensor) -> tuple
     if logits_TV.is_cuda:
         from kernels.exact.score_triton import score_triton
 
-        return score_triton(logits_TV, temperature_T, targets_T)
+        return score_triton(logits_TV, temperature_T, targets_T)[:2]
     logp = tempered_logprobs(logits_TV, temperature_T)
     entropy_T = -(logp.exp() * logp).sum(-1)
     if serves(logits_TV):

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.decoding.linear_triton import begin, launch
+
 TILE = 64
 
 
@@ -99,37 +101,66 @@ def _lightning_decode_kernel(
     DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     C: tl.constexpr,
+    ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """One token: its row of the tile that it lies in, whose keys and values so far the tail [C, H, 2, D] holds."""
-    row, head, block = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    own = (tl.load(position_ptr + row) % C).to(tl.int32)
-    slope = tl.load(slopes_ptr + head).to(tl.float32)
+    """One token: its row of the tile that it lies in, whose keys and values so far the tail [H, 2, C, D] holds.
+
+    Of the tile's rows only this one is computed, as the first of ROWS: what a tensor core takes. Rows at position 0 are
+    idle: their output is 0.
+    """
+    row, head, block = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.program_id(0)
+    position = tl.load(position_ptr + row)
+    own = (position % C).to(tl.int32)
     i, d = tl.arange(0, C), tl.arange(0, DIM)
     e = block * COLUMNS + tl.arange(0, COLUMNS)
+    there, before = position > 0, (i < own)[:, None]
     state_at = state_ptr + (row * H + head) * D * D + d[:, None] * D + e[None, :]
-    state_mask = (d[:, None] < D) & (e[None, :] < D)
-    state = tl.load(state_at, mask=state_mask, other=0.0)
+    state_mask = (d[:, None] < D) & (e[None, :] < D) & there
+    k_at = tail_ptr + (row * H + head) * 2 * C * D + i[:, None] * D + d[None, :]
+    v_at = tail_ptr + ((row * H + head) * 2 + 1) * C * D + i[:, None] * D + e[None, :]
+    # No other kernel of a step writes these: they wait for none.
+    state = tl.load(state_at, mask=state_mask, other=0.0, eviction_policy="evict_first")
+    k = tl.load(k_at, mask=before & (d < D)[None, :] & there, other=0.0)
+    v = tl.load(v_at, mask=before & (e < D)[None, :] & there, other=0.0)
+    begin(PDL)
+    o_at, r = o_ptr + (row * H + head) * D + e, tl.arange(0, ROWS)
+    if position <= 0:
+        tl.store(o_at, tl.zeros([COLUMNS], o_ptr.dtype.element_ty), mask=e < D)
+        return
+    slope = tl.load(slopes_ptr + head).to(tl.float32)
     token = qkv_ptr + (row * H + head) * 3 * D
-    new_q = tl.load(token + d, mask=d < D, other=0.0)
-    new_k = tl.load(token + D + d, mask=d < D, other=0.0)
-    new_v = tl.load(token + 2 * D + e, mask=e < D, other=0.0)
-    k_at = tail_ptr + ((row * C + i[:, None]) * H + head) * 2 * D + d[None, :]
-    v_at = tail_ptr + ((row * C + i[:, None]) * H + head) * 2 * D + D + e[None, :]
-    raw_k = tl.load(k_at, mask=(i < own)[:, None] & (d < D)[None, :], other=0.0)
-    raw_v = tl.load(v_at, mask=(i < own)[:, None] & (e < D)[None, :], other=0.0)
+    new_q = _silu(tl.load(token + d, mask=d < D, other=0.0))
+    new_k = _silu(tl.load(token + D + d, mask=d < D, other=0.0))
+    new_v = _silu(tl.load(token + 2 * D + e, mask=e < D, other=0.0))
     mine = (i == own)[:, None]
-    raw_k, raw_v = tl.where(mine, new_k[None, :], raw_k), tl.where(mine, new_v[None, :], raw_v)
-    q = _silu(tl.where(mine, new_q[None, :], tl.zeros([C, DIM], new_q.dtype)))
-    k, v = _silu(raw_k), _silu(raw_v)
-    o = _output(q, k, v, state, slope, C, PRECISION)
-    o_at = o_ptr + (row * H + head) * D + e[None, :] + i[:, None] * 0
-    tl.store(o_at, o.to(o_ptr.dtype.element_ty), mask=mine & (e < D)[None, :])
-    tl.store(v_at, raw_v, mask=mine & (e < D)[None, :])
+    k, v = tl.where(mine, new_k[None, :], k), tl.where(mine, new_v[None, :], v)
+    q = tl.where((r == 0)[:, None], new_q[None, :], tl.zeros([ROWS, DIM], new_q.dtype))
+    # As in `_output`, for one of its rows.
+    decay = tl.where(own >= i, tl.exp(-slope * tl.maximum(own - i, 0)), 0.0)
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay[None, :]
+    past = tl.dot(q, state.to(q.dtype), input_precision=PRECISION) * tl.exp(-slope * (own + 1))
+    o = tl.dot(scores.to(v.dtype), v, past, input_precision=PRECISION)
+    tl.store(o_at[None, :] + r[:, None] * 0, o.to(o_ptr.dtype.element_ty), mask=(r == 0)[:, None] & (e < D)[None, :])
+    tl.store(tail_ptr + ((row * H + head) * 2 + 1) * C * D + own * D + e, new_v, mask=e < D)
     if block == 0:
-        tl.store(k_at, raw_k, mask=mine & (d < D)[None, :])
+        tl.store(tail_ptr + (row * H + head) * 2 * C * D + own * D + d, new_k, mask=d < D)
     if own == C - 1:
         tl.store(state_at, _advance(k, v, state, slope, C, PRECISION), mask=state_mask)
+
+
+@triton.jit
+def _tails_kernel(qkv_ptr, cu_ptr, tail_ptr, H: tl.constexpr, D: tl.constexpr, DIM: tl.constexpr, C: tl.constexpr):
+    """Keys and values after a sequence's last whole tile."""
+    sequence, head, which = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    first, last = tl.load(cu_ptr + sequence), tl.load(cu_ptr + sequence + 1)
+    i, d = tl.arange(0, C), tl.arange(0, DIM)
+    rows = last - (last - first) % C + i
+    inside = (rows < last)[:, None] & (d < D)[None, :]
+    x = tl.load(qkv_ptr + (rows[:, None] * H + head) * 3 * D + (1 + which) * D + d[None, :], mask=inside, other=0.0)
+    at = tail_ptr + ((sequence.to(tl.int64) * H + head) * 2 + which) * C * D + i[:, None] * D + d[None, :]
+    tl.store(at, _silu(x), mask=(d < D)[None, :] & (i >= 0)[:, None])
 
 
 def _sizes(heads: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -174,14 +205,35 @@ def lightning_triton(
 
 
 def lightning_decode_triton(
-    qkv_BJ: Tensor, slopes_H: Tensor, position_B: Tensor, state_BHDD: Tensor, tail_BCH2D: Tensor
+    qkv_BJ: Tensor,
+    slopes_H: Tensor,
+    position_B: Tensor,
+    state_BHDD: Tensor,
+    tail_BH2CD: Tensor,
+    o_BHD: Tensor | None = None,
+    pdl: bool = False,
 ) -> Tensor:
-    """o [B, H, D] of the tokens at `position_B`; states (float32) and tails (before silu) are kept in place."""
+    """o [B, H, D] of the tokens at `position_B`; states (float32) and tails (after silu) are kept in place.
+
+    qkv_BJ: contiguous. Rows at position 0 are idle. `o_BHD`: where the output goes, if somewhere.
+    """
     batch, heads, dim = len(qkv_BJ), len(slopes_H), state_BHDD.shape[-1]
-    o_BHD = torch.empty(batch, heads, dim, dtype=qkv_BJ.dtype, device=qkv_BJ.device)
+    if o_BHD is None:
+        o_BHD = torch.empty(batch, heads, dim, dtype=qkv_BJ.dtype, device=qkv_BJ.device)
     sizes = _sizes(heads, dim, qkv_BJ.dtype)
     kernel: Any = _lightning_decode_kernel
-    kernel[(batch, heads, triton.cdiv(dim, sizes["COLUMNS"]))](
-        qkv_BJ.contiguous(), o_BHD, slopes_H, position_B, state_BHDD, tail_BCH2D, **sizes
+    kernel[(triton.cdiv(dim, sizes["COLUMNS"]), heads, batch)](
+        qkv_BJ, o_BHD, slopes_H, position_B, state_BHDD, tail_BH2CD, ROWS=16, PDL=pdl, **sizes, **launch(pdl)
     )
     return o_BHD
+
+
+def tails_triton(qkv_TJ: Tensor, heads: int, cu_seqlens: Tensor) -> Tensor:
+    """[S, H, keys and values, TILE, D]: silu of both after each sequence's last whole tile; then silu of zeros."""
+    dim, sequences = qkv_TJ.shape[1] // (3 * heads), len(cu_seqlens) - 1
+    tail = torch.empty(sequences, heads, 2, TILE, dim, dtype=qkv_TJ.dtype, device=qkv_TJ.device)
+    kernel: Any = _tails_kernel
+    kernel[(sequences, heads, 2)](
+        qkv_TJ.contiguous(), cu_seqlens, tail, H=heads, D=dim, DIM=max(16, triton.next_power_of_2(dim)), C=TILE
+    )
+    return tail

@@ -9,12 +9,33 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.decoding.head_triton import decode_head
+from kernels.decoding.linear_triton import Tiles
+from kernels.experts.rows_triton import BLOCK_ROWS, Rows
+from kernels.experts.train_triton import product
+
 _DEPTH = 64
 _TURNS = 8
+_ROUTER = 32  # columns at most; a head has more
+_MANY = 512  # rows from which a product is one by whole tiles through the tensor memory accelerator
+_HEAD = Tiles(128, 32, 128, 8, 4)
+
+
+@triton.jit
+def in_parts(x, weight, sums):
+    """sums + x weight, for a float32 weight that is the sum of three of x's dtype: these give exact products."""
+    high = weight.to(x.dtype)
+    rest = weight - high.to(tl.float32)
+    middle = rest.to(x.dtype)
+    low = (rest - middle.to(tl.float32)).to(x.dtype)
+    sums = tl.dot(x, low, sums)
+    sums = tl.dot(x, middle, sums)
+    return tl.dot(x, high, sums)
 
 
 @triton.jit
@@ -31,7 +52,7 @@ def _linear_kernel(
     EXPERTS: tl.constexpr,
     EXPERTS_PADDED: tl.constexpr,
     GATHER: tl.constexpr,
-    PARTS: tl.constexpr,
+    SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -71,14 +92,8 @@ def _linear_kernel(
         inside = done + k < K
         x = tl.load(x_at + done, mask=(r < last)[:, None] & inside[None, :], other=0.0)
         weight = tl.load(weight_at + done, mask=(n < N)[None, :] & inside[:, None], other=0.0)
-        if PARTS == 3:  # a float32 weight is the sum of three bf16 ones, and x is one already
-            high = weight.to(x.dtype)
-            rest = weight - high.to(tl.float32)
-            middle = rest.to(x.dtype)
-            low = (rest - middle.to(tl.float32)).to(x.dtype)
-            sums = tl.dot(x, low, sums)
-            sums = tl.dot(x, middle, sums)
-            sums = tl.dot(x, high, sums)
+        if SPLIT:
+            sums = in_parts(x, weight, sums)
         else:
             sums = tl.dot(x, weight, sums, input_precision=PRECISION)
     at = y_ptr + r.to(tl.int64)[:, None] * N + n[None, :]
@@ -89,15 +104,35 @@ def tiling(rows: int, columns: int, split: bool, wide: bool, grouped: bool) -> t
     """Rows and columns of a tile, warps, stages of loads; measured on an H100. `rows`: of one expert, if grouped."""
     if wide:
         return 64, 64, 4, 2
-    if split and columns <= 32:
-        return 64, 16, 4, 4
     if split:
-        return (128, 64, 8, 3) if rows > 128 else (64, 64, 4, 3)
+        return 64, 16, 4, 4
     if rows >= 256 and columns >= 256:
         return 128, 256, 8, 3 if grouped else 4
     if grouped:
         return 64, 128, 4, 4
     return 64, 64 if rows > 128 else 32, 4, 4
+
+
+def depth_of(inputs: int) -> int:
+    """Inputs of a tile: for a weight in parts they say in which order sums are taken, which decoding has too."""
+    return min(_DEPTH, max(16, triton.next_power_of_2(inputs)))
+
+
+def dense_triton(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype) -> Tensor:
+    """x W^T in `dtype`, by the kernel that suits the device and the shapes; every one has the same bits."""
+    rows, (columns, depth) = len(x_TK), weight_NK.shape
+    if weight_NK.dtype != x_TK.dtype and columns > _ROUTER:
+        y_TN = torch.empty(rows, columns, dtype=dtype, device=x_TK.device)
+        if rows:
+            decode_head(x_TK.contiguous(), weight_NK.contiguous(), y_TN, _HEAD)
+        return y_TN
+    whole = rows >= _MANY and depth % 8 == 0 and columns % 8 == 0 and dtype == weight_NK.dtype == torch.bfloat16
+    if not whole or torch.cuda.get_device_capability(x_TK.device)[0] != 9:
+        return linear_triton(x_TK, weight_NK, dtype=dtype)
+    x_TK = F.pad(x_TK, (0, 0, 0, -rows % BLOCK_ROWS)).contiguous()
+    ends = torch.full((1,), len(x_TK), dtype=torch.int32, device=x_TK.device)
+    # One expert has every row; of the rest its numbers of rows are all that a product reads.
+    return product(x_TK, weight_NK.contiguous()[None], Rows(x_TK, x_TK, ends, ends), transposed=True)[:rows]
 
 
 def linear_triton(
@@ -136,10 +171,10 @@ def linear_triton(
         EXPERTS=experts,
         EXPERTS_PADDED=triton.next_power_of_2(max(1, experts)),
         GATHER=source_N is not None,
-        PARTS=3 if split else 1,
+        SPLIT=split,
         ROWS=tile_rows,
         COLUMNS=tile_columns,
-        DEPTH=min(_DEPTH, max(16, triton.next_power_of_2(depth))),
+        DEPTH=depth_of(depth),
         TURNS=_TURNS,
         PRECISION="ieee" if wide else "tf32",
         num_warps=warps,

@@ -15,6 +15,7 @@ from kernels.attention import varlen_attention
 from kernels.exact.layers import pointwise, straight
 from kernels.lightning.qkv import silu_lightning
 from kernels.native.library import call, serves
+from kernels.silu import silu_qkv
 
 
 def lightning(
@@ -39,7 +40,11 @@ def lightning(
         return run(qkv_TJ)
 
     def ordinary(qkv: Tensor) -> Tensor:
-        return silu_lightning(qkv, slopes_H, cu_seqlens)[0]
+        if not qkv.is_cuda or qkv.dtype == torch.float64 or qkv.shape[1] > 3 * 128 * len(slopes_H):
+            return silu_lightning(qkv, slopes_H, cu_seqlens)[0]
+        from kernels.exact.gradients import LightningGradient
+
+        return LightningGradient.apply(*silu_qkv(qkv, len(slopes_H)), slopes_H, cu_seqlens)
 
     return straight(lambda qkv: run(qkv)[0], ordinary, qkv_TJ), None
 
@@ -48,18 +53,25 @@ def lightning_decode(
     qkv_BJ: Tensor,
     slopes_H: Tensor,
     state_BHDD: Tensor,
-    tail_BCH2D: Tensor | None = None,
+    tail_BH2CD: Tensor | None = None,
     position_B: Tensor | None = None,
 ) -> Tensor:
     """One token a sequence, [B, H, D]; the state is updated in place.
 
-    On GPUs it is the state before the token's tile, whose keys and values, before silu, lie in the tail.
+    On GPUs it is the state before the token's tile, whose keys and values, after silu, lie in the tail.
     """
-    if tail_BCH2D is None or position_B is None:
+    if tail_BH2CD is None or position_B is None:
         return _token_by_token(qkv_BJ, slopes_H, torch.arange(len(qkv_BJ) + 1), state_BHDD)
     from kernels.exact.lightning_triton import lightning_decode_triton
 
-    return lightning_decode_triton(qkv_BJ, slopes_H, position_B, state_BHDD, tail_BCH2D)
+    return lightning_decode_triton(qkv_BJ, slopes_H, position_B, state_BHDD, tail_BH2CD)
+
+
+def tails(qkv_TJ: Tensor, heads: int, cu_seqlens: Tensor) -> Tensor:
+    """On GPUs: [S, H, keys and values, tile, D] of the tile that each sequence ends in, after silu."""
+    from kernels.exact.lightning_triton import tails_triton
+
+    return tails_triton(qkv_TJ, heads, cu_seqlens)
 
 
 def _token_by_token(qkv_TJ: Tensor, slopes_H: Tensor, cu_seqlens: Tensor, state_SHDD: Tensor) -> Tensor:
@@ -165,11 +177,15 @@ def rotary_tables(positions_T: Tensor, frequencies: Tensor) -> tuple[Tensor, Ten
 
 
 def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor, ordinary: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """`ordinary(x, cos, sin)`, which turns each head; natively where decoding is."""
-    if not serves(x_THD, cos, sin):
+    """`ordinary(x, cos, sin)`, which turns each head; on GPUs, and natively where decoding is, as decoding does."""
+    if not x_THD.is_cuda and not serves(x_THD, cos, sin):
         return ordinary(x_THD, cos, sin)
 
     def run(x: Tensor) -> Tensor:
+        if x.is_cuda:
+            from kernels.exact.rotary_triton import rotate_triton
+
+            return rotate_triton(x, cos, sin)
         turned = x.contiguous().clone()
         call("exact_rotate", *x.shape, cos.shape[1], cos, sin, turned)
         return turned

@@ -14,6 +14,43 @@ _ROUTED_ROWS = 16
 
 
 @triton.jit
+def choose(
+    logits,
+    kept_ptr,
+    t,
+    inside,
+    E: tl.constexpr,
+    K: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    CHOICES: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    """Experts int32 and their shares [ROWS, CHOICES] of rows whose logits beyond E are -inf.
+
+    No sum but that over the chosen ones, in their order: whatever the layout, the bits are the same.
+    """
+    logits = tl.where(inside[:, None], logits, 0.0)
+    p = tl.exp(logits - tl.max(logits, 1)[:, None])
+    e, c = tl.arange(0, EXPERTS), tl.arange(0, CHOICES)
+    left = tl.where((e < E)[None, :], p, -1.0)
+    total = tl.zeros([ROWS], tl.float32)
+    experts, weights = tl.zeros([ROWS, CHOICES], tl.int32), tl.zeros([ROWS, CHOICES], tl.float32)
+    for k in tl.static_range(K):
+        if KEPT:
+            expert = tl.load(kept_ptr + t * K + k, mask=inside, other=0).to(tl.int32)
+        else:
+            expert = tl.argmax(left, 1)
+        picked = e[None, :] == expert[:, None]
+        weight = tl.sum(tl.where(picked, p, 0.0), 1)
+        total += weight
+        left = tl.where(picked, -1.0, left)
+        experts = tl.where(c[None, :] == k, expert[:, None], experts)
+        weights = tl.where(c[None, :] == k, weight[:, None], weights)
+    return experts, weights / total[:, None]
+
+
+@triton.jit
 def _route_kernel(
     logits_ptr,
     kept_ptr,
@@ -30,28 +67,12 @@ def _route_kernel(
     t, e = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, EXPERTS)
     inside = (t < tokens)[:, None] & (e < E)[None, :]
     logits = tl.load(logits_ptr + t[:, None] * E + e[None, :], mask=inside, other=float("-inf"))
-    logits = tl.where((t < tokens)[:, None], logits, 0.0)
-    p = tl.exp(logits - tl.max(logits, 1)[:, None])
-    p = p / tl.sum(p, 1)[:, None]
-    left = tl.where((e < E)[None, :], p, -1.0)
-    total = tl.zeros([ROWS], tl.float32)
+    experts, weights = choose(logits, kept_ptr, t, t < tokens, E, K, EXPERTS, CHOICES, ROWS, KEPT)
     c = tl.arange(0, CHOICES)
-    experts, weights = tl.zeros([ROWS, CHOICES], tl.int32), tl.zeros([ROWS, CHOICES], tl.float32)
-    for k in tl.static_range(K):
-        if KEPT:
-            expert = tl.load(kept_ptr + t * K + k, mask=t < tokens, other=0).to(tl.int32)
-        else:
-            expert = tl.argmax(left, 1)
-        picked = e[None, :] == expert[:, None]
-        weight = tl.sum(tl.where(picked, p, 0.0), 1)
-        total += weight
-        left = tl.where(picked, -1.0, left)
-        experts = tl.where(c[None, :] == k, expert[:, None], experts)
-        weights = tl.where(c[None, :] == k, weight[:, None], weights)
     at = t[:, None] * K + c[None, :]
     there = (t < tokens)[:, None] & (c < K)[None, :]
     tl.store(expert_ptr + at, experts.to(tl.int64), mask=there)
-    tl.store(weight_ptr + at, weights / total[:, None], mask=there)
+    tl.store(weight_ptr + at, weights, mask=there)
 
 
 def route_triton(logits_TE: Tensor, top_k: int, kept_TK: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ def _score_kernel(
     sum_ptr,
     logprob_ptr,
     entropy_ptr,
+    lse_ptr,
     V: tl.constexpr,
     CHUNKS: tl.constexpr,
     CHUNKS_PADDED: tl.constexpr,
@@ -38,6 +39,7 @@ def _score_kernel(
     logit = tl.load(logits_ptr + row * V + tl.load(token_ptr + row)) / temperature
     tl.store(logprob_ptr + row, (logit - top).to(tl.float64) - tl.log(total))
     lse, entropy = top + tl.log(total).to(tl.float32), tl.zeros([BLOCK], tl.float32)
+    tl.store(lse_ptr + row, lse)
     for start in range(0, V, BLOCK):
         i = start + tl.arange(0, BLOCK)
         logp = tl.load(logits_ptr + row * V + i, mask=i < V, other=0.0) / temperature - lse
@@ -45,13 +47,13 @@ def _score_kernel(
     tl.store(entropy_ptr + row, tl.sum(entropy, 0))
 
 
-def score_triton(logits_TV: Tensor, temperature_T: Tensor, token_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [T] of tokens (int64) under float32 logits over temperatures above 0, and entropies [T]."""
+def score_triton(logits_TV: Tensor, temperature_T: Tensor, token_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of tokens (int64), entropies, log-sum-exps [T], of float32 logits over temperatures above 0."""
     rows, vocabulary = logits_TV.shape
     chunks, device = triton.cdiv(vocabulary, CHUNK), logits_TV.device
     top = torch.empty(rows, chunks, device=device)
     arg, sums = torch.empty_like(top, dtype=torch.int32), torch.empty_like(top, dtype=torch.float64)
-    logprob_T, entropy_T = torch.empty(2, rows, device=device)
+    logprob_T, entropy_T, lse_T = torch.empty(3, rows, device=device)
     sizes = {"V": vocabulary, "num_warps": 8}
     kernel: Any = chunk_kernel
     none = token_T  # what bans a token: nothing here
@@ -67,9 +69,10 @@ def score_triton(logits_TV: Tensor, temperature_T: Tensor, token_T: Tensor) -> t
         sums,
         logprob_T,
         entropy_T,
+        lse_T,
         CHUNKS=chunks,
         CHUNKS_PADDED=triton.next_power_of_2(chunks),
         BLOCK=min(_BLOCK, triton.next_power_of_2(vocabulary)),
         **sizes,
     )
-    return logprob_T, entropy_T
+    return logprob_T, entropy_T, lse_T

@@ -40,11 +40,16 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
         from kernels.native.train import Experts
 
         return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
-    if x_TX.dtype == torch.bfloat16 and _on_hopper(x_TX) and _groupable(x_TX, down_EXI):
+    if by_row(x_TX, down_EXI):
         from kernels.experts.train_triton import TrainedExperts
 
         return TrainedExperts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
     return moe_experts_reference(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
+
+
+def by_row(x_TX: Tensor, down_EXI: Tensor) -> bool:
+    """Whether `moe_experts` runs in kernels that give a row the same bits whatever other rows there are."""
+    return x_TX.dtype == torch.bfloat16 and _on_hopper(x_TX) and _groupable(x_TX, down_EXI)
 
 
 def moe_experts_reference(

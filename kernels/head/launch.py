@@ -32,10 +32,10 @@ def head_logprobs_triton(
 
     X is a multiple of 8, T at least 1. A target outside the vocabulary gives NaN: asking would wait for the device.
     """
-    return _HeadLogprobs.apply(hidden_TX.contiguous(), weight_VX.contiguous(), targets_T.contiguous(), temperature)
+    return HeadLogprobs.apply(hidden_TX.contiguous(), weight_VX.contiguous(), targets_T.contiguous(), temperature)
 
 
-class _HeadLogprobs(torch.autograd.Function):
+class HeadLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
         ctx.set_materialize_grads(False)

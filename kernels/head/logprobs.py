@@ -30,7 +30,7 @@ def head_logprobs(
     Logits are formed in float32 or better: bf16 rounding of them is the main source of trainer-sampler mismatch.
     """
     _refuse_unfit(hidden_TX, weight_VX, targets_T, temperature, token_weights_T)
-    if _in_triton(hidden_TX, weight_VX):
+    if in_triton(hidden_TX, weight_VX):
         from kernels.head.launch import head_logprobs_triton
 
         logprobs_T, entropy_T = head_logprobs_triton(hidden_TX, weight_VX, targets_T, temperature)
@@ -41,7 +41,7 @@ def head_logprobs(
     return logprobs_T * token_weights_T, entropy_T * token_weights_T
 
 
-def _in_triton(hidden_TX: Tensor, weight_VX: Tensor) -> bool:
+def in_triton(hidden_TX: Tensor, weight_VX: Tensor) -> bool:
     """What its tiles take: rows of whole 16 bytes, not none of them."""
     fits = hidden_TX.shape[1] % 8 == 0 and len(hidden_TX) > 0
     known = hidden_TX.dtype in (torch.bfloat16, torch.float16) and weight_VX.dtype in (hidden_TX.dtype, torch.float32)

@@ -61,7 +61,7 @@ class DecodeCache:
             else:
                 self.states[layer] = _zeros((slots, heads, dim, dim), torch.float32, device)
                 if tail_tokens:
-                    self.tails[layer] = _zeros((slots, tail_tokens, heads, 2, dim), dtype, device)
+                    self.tails[layer] = _zeros((slots, heads, 2, tail_tokens, dim), dtype, device)
         self.routing: Tensor | None = None
         if record_routing:
             choices = (pages + 1, page_tokens, config.num_hidden_layers, config.num_experts_per_tok)

@@ -110,20 +110,24 @@ class Decoder:
 
 
 def _fused(network: MiniMax, cache: DecodeCache, rows: Rows) -> Any:
-    """`FusedStep` where it takes network and device; the rest is left to the layers' own `decode`.
+    """`FusedStep` or `ExactStep` where they take network and device; the rest is left to the layers' own `decode`.
 
-    That is float32, the exact mode, shared experts, and devices with less shared memory than its tiles fill.
+    That is float32, shared experts, and devices with less shared memory than their tiles fill; in the exact mode also
+    those where the learner's experts run in other kernels.
     """
     config, device = network.config, network.lm_head.weight.device
-    if device.type != "cuda" or network.exact or network.compute_dtype != torch.bfloat16:
+    if device.type != "cuda" or network.compute_dtype != torch.bfloat16:
         return None
     properties: Any = torch.cuda.get_device_properties(device)
     small = properties.shared_memory_per_block_optin < _FUSED_BYTES
     if small or config.shared_intermediate_size or config.head_dim > 128:
         return None
+    from model.generation.exact_step import ExactStep
     from model.generation.fused import FusedStep
 
-    return FusedStep(network, cache, rows)
+    if not network.exact:
+        return FusedStep(network, cache, rows)
+    return ExactStep(network, cache, rows) if ExactStep.serves(network) else None
 
 
 def _buckets(slots: int) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs.schema import ModelConfig
 from kernels.decoding.attention_triton import decode_attention, workspace
-from kernels.decoding.experts_triton import decode_experts
+from kernels.decoding.experts_triton import Roster, decode_experts
 from kernels.decoding.head_triton import decode_head
 from kernels.decoding.linear_triton import Tiles, decode_linear
 from kernels.decoding.route_triton import decode_route
@@ -34,8 +34,7 @@ class FusedStep:
     def __init__(self, network: MiniMax, cache: DecodeCache, rows: Rows, pdl: bool = True):
         self.network, self.cache, self.rows = network, cache, rows
         config, slots, device = network.config, cache.slots, network.lm_head.weight.device
-        # With `pdl` a launch may begin before the one before it has ended, on devices that know of this.
-        self.pdl = pdl and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        self.pdl = pdl and overlaps(device)
         heads, dim, hidden = config.num_attention_heads, config.head_dim, config.hidden_size
         narrow: dict[str, Any] = {"dtype": network.compute_dtype, "device": device}
         choices = slots * config.num_experts_per_tok
@@ -51,6 +50,7 @@ class FusedStep:
         top_k = config.num_experts_per_tok
         self.choices_LBK = torch.full((layers, slots, top_k), -1, dtype=torch.int32, device=device)
         self.shares = torch.empty(slots, top_k, device=device)
+        self.count_LE, self.rosters = Roster.empty(layers, config.num_local_experts, slots, device)
         self.logits = torch.empty(slots, config.vocab_size, device=device)
         tokens = cache.table_SM.shape[1] * cache.page_tokens
         self.partial, self.lse = workspace(slots, heads, dim, tokens, cache.page_tokens, device)
@@ -62,9 +62,8 @@ class FusedStep:
         network, tiles = self.network, tiles_for(rows, self.network.config)
         layers = network.model.layers
         norms: list[Any] = [layer.input_layernorm for layer in layers] + [network.model.norm]
-        decode_enter(
-            self.rows.token[:rows], network.model.embed_tokens.weight, self._stream(rows, norms[0]), pdl=self.pdl
-        )
+        embedding, stream = network.model.embed_tokens.weight, self._stream(rows, norms[0])
+        decode_enter(self.rows.token[:rows], embedding, stream, self.count_LE, pdl=self.pdl)
         layer: Any
         for index, layer in enumerate(layers):
             self._attend(index, layer, rows, tiles)
@@ -72,7 +71,8 @@ class FusedStep:
             inner, outer = (buffer[: choice.numel()] for buffer in (self.inner, self.outer))
             weights = layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj
             sizes = tiles["gate_up"], tiles["down"]
-            decode_experts(self.x[:rows], choice, *weights, inner, outer, sizes, pdl=self.pdl)
+            top_k, roster = choice.shape[1], self.rosters[index]
+            decode_experts(self.x[:rows], top_k, roster, *weights, inner, outer, sizes, pdl=self.pdl)
             decode_combine(outer, choice, share, self._stream(rows, norms[index + 1], layer.mlp_scale), pdl=self.pdl)
         decode_head(self.x[:rows], network.lm_head.weight, self.logits[:rows], tiles["head"], pdl=self.pdl)
         return self.logits[:rows]
@@ -103,15 +103,20 @@ class FusedStep:
         parts = self.parts[: _OUT_PARTS * rows * len(out)].view(_OUT_PARTS, rows, len(out))
         decode_linear(mixed, (out,), parts, False, tiles["out"], pdl=self.pdl)
         stream = self._stream(rows, layer.post_attention_layernorm, layer.attention_scale)
-        choice, share = self.choices_LBK[index, :rows], self.shares[:rows]
+        choices = self.choices_LBK[index, :rows], self.shares[:rows], self.rosters[index]
         router = layer.mlp.gate.weight
-        decode_route(parts, squares, mixed.shape[1], eps, position, router, stream, choice, share, pdl=self.pdl)
+        decode_route(parts, squares, mixed.shape[1], eps, position, router, stream, *choices, pdl=self.pdl)
 
     def _joined(self, rows: int, *weights: Tensor, tiles: dict[str, Tiles], gated: bool) -> Tensor:
         width = sum(map(len, weights))
         joined = self.joined[: rows * width].view(rows, width)
         decode_linear(self.x[:rows], weights, joined, gated, tiles["in"], pdl=self.pdl)
         return joined
+
+
+def overlaps(device: torch.device) -> bool:
+    """Whether a launch may begin there before the one before it has ended."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def tiles_for(rows: int, config: ModelConfig) -> dict[str, Tiles]:

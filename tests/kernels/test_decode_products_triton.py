@@ -30,11 +30,16 @@ def check_linear(device: str, dtype: torch.dtype, tolerance: float) -> None:
         if gated:
             exact = [torch.nn.functional.silu(exact[0]), torch.sigmoid(exact[1])]
         close(out.sum(0), torch.cat(exact, 1), tolerance)
+        if shares == 1:
+            apart = torch.full((rows * sum(sizes),), float("nan"), device=device)
+            decode_linear(x, weights, apart, gated, Tiles(inputs=32))
+            parts = apart.split([rows * size for size in sizes])
+            assert torch.equal(torch.cat([part.view(rows, -1) for part in parts], 1), out[0])
 
 
 def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
-    """An expert of many rows, one of none, rows that chose nobody; the same bits from tiles of other sizes."""
-    from kernels.decoding.experts_triton import decode_experts
+    """An expert of many rows, one of none, rows that chose nobody; the same bits from other tiles and orders."""
+    from kernels.decoding.experts_triton import Roster, decode_experts
     from kernels.decoding.linear_triton import Tiles
 
     torch.manual_seed(0)
@@ -47,13 +52,21 @@ def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
     for tiles in (Tiles(inputs=32), Tiles(rows=32, inputs=16)):
         hidden = torch.zeros(2 * rows, inner, dtype=dtype, device=device)
         out = torch.zeros(2 * rows, width, device=device)
-        decode_experts(x, choice.to(device), gate_up, down, hidden, out, (tiles, tiles))
+        counts, (roster,) = Roster.empty(1, experts, rows, torch.device(device))
+        for expert in range(experts):
+            found = (choice.flatten() == expert).nonzero().squeeze(1)[torch.randperm(int((choice == expert).sum()))]
+            counts[0, expert], roster.list_EB[expert, : len(found)] = len(found), found.int()
+        decode_experts(x, 2, roster, gate_up, down, hidden, out, (tiles, tiles))
         results.append(out)
+    share = torch.rand(rows, 2, device=device)
+    shared = torch.zeros(2 * rows, width, dtype=dtype, device=device)
+    decode_experts(x, 2, roster, gate_up, down, hidden, shared, (tiles, tiles), share)
     exact = torch.zeros(2 * rows, width, dtype=torch.float64)
     for number, expert in enumerate(choice.flatten().tolist()):
         if expert >= 0:
             gate, up = (gate_up[expert].double().cpu() @ x[number // 2].double().cpu()).chunk(2)
             exact[number] = down[expert].double().cpu() @ (torch.nn.functional.silu(gate) * up)
+    close(shared, exact * share.double().cpu().view(-1, 1), 2 * tolerance)
     close(results[0], exact, tolerance)
     if device != "cpu":
         assert torch.equal(*results)

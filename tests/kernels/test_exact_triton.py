@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels.attention import varlen_attention
 from kernels.lightning.qkv import silu_lightning
+from model.layers import rotate
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
@@ -29,7 +30,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 
 def check_linear(device: str, dtype: torch.dtype) -> None:
     """Dense, sorted by expert, and float32 weights beside narrow rows; against float64, and rows by themselves."""
-    from kernels.exact.linear_triton import linear_triton
+    from kernels.exact.linear_triton import dense_triton, linear_triton
 
     generator = torch.Generator().manual_seed(0)
     bound = 2e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
@@ -42,6 +43,8 @@ def check_linear(device: str, dtype: torch.dtype) -> None:
             assert torch.equal(linear_triton(x[rows], weight[0]), y[rows])
         for rows in (slice(13, 20), slice(3, 69)):
             assert same(linear_triton(x[rows], weight[0]), y[rows])
+        if device == "cuda":  # whole tiles by the tensor memory accelerator, and what is left over
+            assert torch.equal(dense_triton(x.repeat(10, 1), weight[0], dtype), y.repeat(10, 1))
         ends = torch.tensor([7, 7, 40, 69, 70], dtype=torch.int32, device=device)
         y = linear_triton(x, weight, ends)
         alone = torch.cat([linear_triton(part, w) for part, w in zip(x.split([7, 0, 33, 29, 1]), weight, strict=True)])
@@ -53,14 +56,17 @@ def check_linear(device: str, dtype: torch.dtype) -> None:
             y = linear_triton(x, wide, dtype=torch.float32)
             assert relative(y, F.linear(x.double(), wide.double())) < 2e-6
             assert same(linear_triton(x[5:9], wide, dtype=torch.float32), y[5:9])
+            y = dense_triton(x, wide, torch.float32)
+            assert relative(y, F.linear(x.double(), wide.double())) < 2e-6
+            assert same(dense_triton(x[5:9], wide, torch.float32), y[5:9])
 
 
 def check_lightning(device: str, dtype: torch.dtype) -> None:
     """Packed rows against float64, then token by token over the state and tail that a first part has left."""
-    from kernels.exact.lightning_triton import TILE, lightning_decode_triton, lightning_triton
+    from kernels.exact.lightning_triton import lightning_decode_triton, lightning_triton, tails_triton
 
     generator = torch.Generator().manual_seed(0)
-    for heads, dim, lengths, begun in ((2, 16, [70, 3, 128], [64, 0, 64]), (1, 24, [131], [128])):
+    for heads, dim, lengths, begun in ((2, 16, [70, 3, 128], [64, 1, 64]), (1, 24, [131], [125])):
         qkv = torch.randn(sum(lengths), heads * 3 * dim, generator=generator).to(device, dtype)
         slopes = torch.linspace(0.9, 1e-4, heads, dtype=torch.float64, device=device)
         cu = torch.tensor([0, *lengths], device=device).cumsum(0)
@@ -70,20 +76,23 @@ def check_lightning(device: str, dtype: torch.dtype) -> None:
         for index, (length, start) in enumerate(zip(lengths, begun, strict=True)):
             own = slice(int(cu[index]), int(cu[index]) + length)
             first, rest = slice(own.start, own.start + start), slice(own.start + start, own.stop)
-            state = torch.zeros(1, heads, dim, dim, device=device)
-            if start:
-                border = torch.tensor([0, start], device=device)
-                part, state = lightning_triton(qkv[first], slopes, border, None, True)
-                assert torch.equal(part, o[first])
+            border = torch.tensor([0, start], device=device)
+            part, state = lightning_triton(qkv[first], slopes, border, None, True)
+            assert same(part, o[first])
+            tail = tails_triton(qkv[first], heads, border)
+            if start % 64 == 0:
                 border = torch.tensor([0, length - start], device=device)
                 part, _ = lightning_triton(qkv[rest], slopes, border, state, False)
                 assert torch.equal(part, o[rest])
-            tail = torch.full((1, TILE, heads, 2, dim), float("nan"), device=device, dtype=dtype)
             for token in range(rest.start, rest.stop):
                 at = torch.tensor([token - own.start], device=device)
                 one = lightning_decode_triton(qkv[token : token + 1], slopes, at, state, tail)[0]
-                assert torch.equal(one, o[token]), token
-            assert torch.equal(state[0], after[index])
+                assert same(one, o[token]), token
+            assert same(state[0], after[index])
+            idle = lightning_decode_triton(
+                qkv[:1], slopes, torch.zeros(1, dtype=torch.int64, device=device), state, tail
+            )
+            assert not idle.any()
 
 
 def check_attention(device: str, dtype: torch.dtype) -> None:
@@ -111,6 +120,29 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
                 seen = torch.full((3,), token + 1, device=device)
                 one = q[start + token].expand(3, -1, -1)
                 assert same(paged_triton(one, keys, values, table, seen)[1], o[start + token])
+
+
+def check_rotation(device: str, dtype: torch.dtype) -> None:
+    """Packed rows as the network turns them; then one token, whose key and value go to its page."""
+    from kernels.exact.rotary_triton import place_triton, rotate_triton
+
+    generator = torch.Generator().manual_seed(0)
+    for heads, kv_heads, dim, half in ((4, 2, 16, 8), (3, 1, 24, 4)):
+        x = torch.randn(5, heads + 2 * kv_heads, dim, generator=generator).to(device, dtype)
+        q, k, v = x.split([heads, kv_heads, kv_heads], 1)
+        angles = torch.rand(5, half, generator=generator).to(device) * 6
+        turned = [rotate_triton(part, angles.cos(), angles.sin()) for part in (q, k)]
+        for found, part in zip(turned, (q, k), strict=True):
+            exact = rotate(part.double(), angles.double().cos(), angles.double().sin())
+            assert relative(found, exact) < 2 * torch.finfo(dtype).eps
+        keys, values = torch.zeros(2, 4, kv_heads, 64, dim, device=device, dtype=dtype)
+        table = torch.tensor([[1, 3], [2, 0]], device=device)[:, :2].contiguous()
+        out, position = torch.zeros(2, heads, dim, device=device, dtype=dtype), torch.tensor([70, 0], device=device)
+        rows = tuple(part[:2].contiguous() for part in (q, k, v))
+        place_triton(rows, angles.cos(), angles.sin(), out, keys, values, table, position)
+        assert torch.equal(out[0], turned[0][0]) and not out[1].any()
+        assert torch.equal(keys[3, :, 6], turned[1][0]) and torch.equal(values[3, :, 6], v[0])
+        assert keys.count_nonzero() <= kv_heads * dim and values.count_nonzero() <= kv_heads * dim
 
 
 def check_rows(device: str, dtype: torch.dtype) -> None:
@@ -176,15 +208,17 @@ def check_score(device: str, dtype: torch.dtype) -> None:
         key, count = torch.arange(6, device=device) * 7919, torch.arange(6, device=device)
         stops = torch.zeros(6, 1, dtype=torch.int64, device=device)
         token, logprob = sample_triton(logits, Draw(temperature, key, count, torch.zeros_like(count)), stops, False)
-        found, entropy = score_triton(logits, temperature, token)
+        found, entropy, lse = score_triton(logits, temperature, token)
         assert torch.equal(found, logprob)
-        logp = (logits.double() / temperature.double()[:, None]).log_softmax(-1)
+        tempered = logits.double() / temperature.double()[:, None]
+        logp = tempered.log_softmax(-1)
+        torch.testing.assert_close(lse.double(), tempered.logsumexp(-1), rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found.double(), logp.gather(1, token[:, None])[:, 0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(entropy.double(), -(logp.exp() * logp).sum(-1), rtol=1e-5, atol=1e-5)
         assert torch.equal(score_triton(logits[2:3], temperature[2:3], token[2:3])[0], found[2:3])
 
 
-CHECKS = [check_linear, check_lightning, check_attention, check_rows, check_norms, check_score]
+CHECKS = [check_linear, check_lightning, check_attention, check_rotation, check_rows, check_norms, check_score]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
