@@ -15,7 +15,7 @@ from kernels.decoding.experts_triton import Roster, decode_experts
 from kernels.decoding.head_triton import decode_head
 from kernels.decoding.linear_triton import Tiles, decode_linear
 from kernels.exact import step_triton as by_row
-from kernels.exact.attention_triton import paged_triton
+from kernels.exact.attention_triton import paged_triton, workspace
 from kernels.exact.lightning_triton import lightning_decode_triton
 from kernels.exact.rotary_triton import place_triton
 from kernels.experts.moe import by_row as by_row_experts
@@ -51,6 +51,8 @@ class ExactStep:
         self.shares = torch.empty(slots, top_k, device=device)
         self.count_LE, self.rosters = Roster.empty(layers, config.num_local_experts, slots, device)
         self.logits = torch.empty(slots, config.vocab_size, device=device)
+        heads, pages = (config.num_attention_heads, config.head_dim), cache.table_SM.shape[1]
+        self.space = workspace(slots, *heads, pages, device)
         self.rstd = torch.empty(slots, device=device)  # for nobody: what a norm's backward pass would read
 
     @staticmethod
@@ -121,7 +123,7 @@ class ExactStep:
         pages = self.cache.keys[index], self.cache.values[index], self.cache.table_SM[:rows]
         position = self.rows.position[:rows]
         place_triton((q, k, v), *turning, turned, *pages, position, pdl=self.pdl)
-        paged_triton(turned, *pages, position, out=mixed, new=True, pdl=self.pdl)
+        paged_triton(turned, *pages, position, mixed, self.space, new=True, pdl=self.pdl)
 
     def _apart(self, rows: int, maps: tuple[Any, ...], tiles: dict[str, Tiles]) -> list[Tensor]:
         """What up to three linear maps make of the stream's norm, [B, N] each."""

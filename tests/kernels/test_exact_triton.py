@@ -100,7 +100,7 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
     from kernels.exact.attention_triton import TILE, attention_triton, paged_triton
 
     generator = torch.Generator().manual_seed(0)
-    for heads, kv_heads, dim, lengths in ((4, 2, 16, [5, 130, 64]), (3, 1, 24, [70])):
+    for heads, kv_heads, dim, lengths in ((4, 2, 16, [5, 130, 64]), (3, 1, 24, [70]), (2, 1, 16, [1100])):
         q = torch.randn(sum(lengths), heads, dim, generator=generator).to(device, dtype)
         k, v = torch.randn(2, sum(lengths), kv_heads, dim, generator=generator).to(device, dtype)
         cu = torch.tensor([0, *lengths], device=device).cumsum(0)
