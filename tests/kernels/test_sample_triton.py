@@ -56,6 +56,8 @@ def check_records(device: str) -> None:
         logits = (3 * torch.randn(6, 12, generator=generator)).to(device)
         report = samplers[0]([None] * 6, slice(2, 8), 0, logits, dict(interruption=0, min_tokens=1, cut=0, watched=0))  # type: ignore[list-item]
         codes = samplers[1]._fused(slice(2, 8), logits, True)
+        if report.there:
+            report.there.synchronize()  # the codes are on their way to the host
         assert report.code_B.tolist() == codes.tolist()
         assert torch.equal(plain.longs, fused.longs) and torch.equal(plain.tokens, fused.tokens)
         torch.testing.assert_close(plain.logprobs, fused.logprobs, rtol=1e-6, atol=2e-6)
