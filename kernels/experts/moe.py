@@ -43,7 +43,7 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
     if by_row(x_TX, down_EXI):
         from kernels.experts.train_triton import TrainedExperts
 
-        return TrainedExperts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
+        return TrainedExperts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
     return moe_experts_reference(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
 
 

@@ -15,6 +15,17 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_ROWS = 128
+_FILLERS = 8  # programs that share an expert's rows without a choice
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Triton's own costs the host ten times as much, and so does its next_power_of_2."""
+    return -(-a // b)
+
+
+def power_of_2(least: int) -> int:
+    """The smallest that is not below `least`, which is at least 1."""
+    return 1 << (least - 1).bit_length()
 
 
 class Rows(NamedTuple):
@@ -26,16 +37,20 @@ class Rows(NamedTuple):
     ends_E: Tensor  # int32 where its last block of rows ends
 
 
-@triton.jit
-def _count_kernel(expert_ptr, counts_ptr, count, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "size"])
+def _count_kernel(expert_ptr, counts_ptr, source_ptr, count, size, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    """How many choices of each expert a block has; and no row has a choice yet."""
     block, e = tl.program_id(0), tl.arange(0, EXPERTS)
     n = block * BLOCK + tl.arange(0, BLOCK)
     expert = tl.load(expert_ptr + n, mask=n < count, other=-1).to(tl.int32)
     chosen = (expert[:, None] == e[None, :]).to(tl.int32)
     tl.store(counts_ptr + block * EXPERTS + e, tl.sum(chosen, 0))
+    for first in range(block * BLOCK, size, tl.num_programs(0) * BLOCK):
+        row = first + tl.arange(0, BLOCK)
+        tl.store(source_ptr + row, tl.full([BLOCK], -1, tl.int32), mask=row < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _number_kernel(
     expert_ptr,
     counts_ptr,
@@ -77,41 +92,61 @@ def _number_kernel(
 def number_rows(expert_TK: Tensor, experts: int) -> Rows:
     """expert_TK: int64 [T, K], contiguous."""
     count, device = expert_TK.numel(), expert_TK.device
-    wide = max(16, triton.next_power_of_2(experts))
+    wide = max(16, power_of_2(experts))
     block = max(16, 16384 // wide)
-    blocks = triton.cdiv(count, block)
-    most = triton.cdiv(count, BLOCK_ROWS) + experts
-    source_N = torch.full((most * BLOCK_ROWS,), -1, dtype=torch.int32, device=device)
+    blocks = max(1, ceil_div(count, block))
+    size = (ceil_div(count, BLOCK_ROWS) + experts) * BLOCK_ROWS
+    source_N = torch.empty(size, dtype=torch.int32, device=device)
     place_TK = torch.empty(expert_TK.shape, dtype=torch.int32, device=device)
-    counts_E, ends_E = torch.zeros(2, experts, dtype=torch.int32, device=device)
-    if count:
-        counts = torch.empty(blocks, wide, dtype=torch.int32, device=device)
-        counting: Any = _count_kernel
-        counting[(blocks,)](expert_TK, counts, count, EXPERTS=wide, BLOCK=block, num_warps=8)
-        numbering: Any = _number_kernel
-        sizes = {"E": experts, "EXPERTS": wide, "BLOCK": block, "CHUNK": max(16, 2048 // wide), "ROWS": BLOCK_ROWS}
-        given = expert_TK, counts, source_N, place_TK, counts_E, ends_E, count
-        numbering[(blocks,)](*given, **sizes, num_warps=8)
+    counts_E, ends_E = torch.empty(2, experts, dtype=torch.int32, device=device)
+    counts = torch.empty(blocks, wide, dtype=torch.int32, device=device)
+    counting: Any = _count_kernel
+    counting[(blocks,)](expert_TK, counts, source_N, count, size, EXPERTS=wide, BLOCK=block, num_warps=8)
+    numbering: Any = _number_kernel
+    sizes = {"E": experts, "EXPERTS": wide, "BLOCK": block, "CHUNK": max(16, 2048 // wide), "ROWS": BLOCK_ROWS}
+    numbering[(blocks,)](expert_TK, counts, source_N, place_TK, counts_E, ends_E, count, **sizes, num_warps=8)
     return Rows(source_N, place_TK, counts_E, ends_E)
 
 
-@triton.jit
-def _gather_kernel(x_ptr, source_ptr, end_ptr, out_ptr, X, K: tl.constexpr, BLOCK: tl.constexpr):
-    row, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    if row < tl.load(end_ptr):
-        source = tl.load(source_ptr + row)
-        x = tl.load(x_ptr + (source // K).to(tl.int64) * X + i, mask=(i < X) & (source >= 0), other=0.0)
-        tl.store(out_ptr + row * X + i, x, mask=i < X)
+@triton.jit(do_not_specialize=["tokens"])
+def _gather_kernel(
+    x_ptr,
+    place_ptr,
+    counts_ptr,
+    ends_ptr,
+    out_ptr,
+    tokens,
+    X,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    FILLERS: tl.constexpr,
+):
+    """A program reads a token once for all its rows; the last ones fill the rows without a choice with zeros."""
+    program, i = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    if program < tokens:
+        x = tl.load(x_ptr + program.to(tl.int64) * X + i, mask=i < X)
+        for k in tl.static_range(K):
+            row = tl.load(place_ptr + program * K + k).to(tl.int64)
+            tl.store(out_ptr + row * X + i, x, mask=i < X)
+    else:
+        expert, filler = (program - tokens) // FILLERS, (program - tokens) % FILLERS
+        end, count = tl.load(ends_ptr + expert), tl.load(counts_ptr + expert)
+        empty = tl.cdiv(count, ROWS) * ROWS - count
+        at = out_ptr + (end - empty).to(tl.int64) * X + i
+        for n in range(filler, empty, FILLERS):
+            tl.store(at + n * X, tl.zeros([BLOCK], out_ptr.dtype.element_ty), mask=i < X)
 
 
 def gather(x_TX: Tensor, rows: Rows) -> Tensor:
     """The token of every row: [N, X]. Beyond the last block nothing is written."""
-    count, width = len(rows.source_N), x_TX.shape[1]
-    out_NX = torch.empty(count, width, dtype=x_TX.dtype, device=x_TX.device)
-    block = min(2048, triton.next_power_of_2(width))
+    (tokens, top_k), (experts,), width = rows.place_TK.shape, rows.counts_E.shape, x_TX.shape[1]
+    out_NX = torch.empty(rows.source_N.shape[0], width, dtype=x_TX.dtype, device=x_TX.device)
+    block = min(2048, power_of_2(width))
     kernel: Any = _gather_kernel
-    grid, top_k = (count, triton.cdiv(width, block)), rows.place_TK.shape[1]
-    kernel[grid](x_TX, rows.source_N, rows.ends_E[-1:], out_NX, width, K=top_k, BLOCK=block)
+    grid = tokens + experts * _FILLERS, ceil_div(width, block)
+    sizes = {"K": top_k, "ROWS": BLOCK_ROWS, "BLOCK": block, "FILLERS": _FILLERS}
+    kernel[grid](x_TX, rows.place_TK, rows.counts_E, rows.ends_E, out_NX, tokens, width, **sizes)
     return out_NX
 
 
@@ -129,8 +164,8 @@ def sum_rows(rows_NX: Tensor, rows: Rows) -> Tensor:
     """The sum over each token's K rows: [T, X]."""
     (tokens, top_k), width = rows.place_TK.shape, rows_NX.shape[1]
     out_TX = torch.empty(tokens, width, dtype=rows_NX.dtype, device=rows_NX.device)
-    block = min(2048, triton.next_power_of_2(width))
+    block = min(2048, power_of_2(width))
     kernel: Any = _sum_kernel
     if tokens:
-        kernel[(tokens, triton.cdiv(width, block))](rows_NX, rows.place_TK, out_TX, width, K=top_k, BLOCK=block)
+        kernel[(tokens, ceil_div(width, block))](rows_NX, rows.place_TK, out_TX, width, K=top_k, BLOCK=block)
     return out_TX

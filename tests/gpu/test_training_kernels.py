@@ -60,6 +60,28 @@ def test_experts_wait_for_nothing():
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_other_numbers_of_tokens_compile_nothing():
+    from kernels.experts import gemm_triton, rows_triton, swiglu_triton
+
+    kernels = [
+        kernel
+        for module in (gemm_triton, rows_triton, swiglu_triton)
+        for name, kernel in vars(module).items()
+        if name.endswith("_kernel")
+    ]
+
+    def run(tokens: int) -> int:
+        """Variants compiled so far."""
+        x, expert, weight, gate_up, down = inputs(tokens, 8, 2, 64, 32, "cuda")
+        leaves = [x.bfloat16().requires_grad_(), *(t.requires_grad_() for t in (weight, gate_up, down))]
+        moe_experts(leaves[0], expert, *leaves[1:]).sum().backward()
+        return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
+
+    warm = run(300)
+    assert warm >= 7
+    assert [run(tokens) for tokens in (1, 16, 17, 1024, 5000)] == [warm] * 5
+
+
 @pytest.fixture(scope="module")
 def hybrid() -> MiniMax:
     config = shape("small", num_hidden_layers=2, softmax_every=2, vocab_size=512)
