@@ -12,12 +12,12 @@ from kernels.exact import layers as exact
 from kernels.exact import mixers as exact_mixers
 from model.attention import LightningAttention, Paging, SoftmaxAttention
 from model.layers import (
-    AddedRMSNorm,
+    AddedStreamNorm,
     Linear,
     LMHead,
     Packed,
     RMSNorm,
-    TwinRMSNorm,
+    StreamNorm,
     at_least_float32,
     rotate,
 )
@@ -48,20 +48,22 @@ class ExactLMHead(LMHead):
 
 
 class ExactRMSNorm(RMSNorm):
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         return exact.rms_norm(x, self.weight, self.eps, gate)
 
 
-class ExactTwinRMSNorm(TwinRMSNorm):
-    def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return exact.twin_rms_norm(x_TX, self.weight, self.eps)
+class ExactStreamNorm(StreamNorm):
+    """The exact stream is no wider than its layers."""
+
+    def forward(self, x_TX: Tensor, dtype: torch.dtype, postnorm: bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return exact.stream_norm(x_TX, self.weight, self.eps, postnorm)
 
 
-class ExactAddedRMSNorm(AddedRMSNorm):
+class ExactAddedStreamNorm(AddedStreamNorm):
     def forward(  # type: ignore[override]
-        self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float]
+        self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float], postnorm: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return exact.add_rms_norm(residual_TX, update_TX, scales, self.weight, self.eps)
+        return exact.added_stream_norm(residual_TX, update_TX, scales, self.weight, self.eps, postnorm)
 
 
 class ExactLightningAttention(LightningAttention):
@@ -100,7 +102,10 @@ class ExactExperts(Experts):
 
 
 class ExactMoE(MoE):
-    def forward(self, x_TX: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_TX: Tensor, routing: Routing | None = None, unrounded_TX: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The exact stream is no wider than x."""
         logits_TE = self.gate(x_TX, at_least_float32(x_TX.dtype))
         weight_TK, expert_TK = exact.route(logits_TE, None, self.top_k)
         if routing is not None and (given_TK := routing.settle(self.layer, expert_TK)) is not expert_TK:
@@ -118,8 +123,8 @@ _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     Router: ExactLinear,
     LMHead: ExactLMHead,
     RMSNorm: ExactRMSNorm,
-    TwinRMSNorm: ExactTwinRMSNorm,
-    AddedRMSNorm: ExactAddedRMSNorm,
+    StreamNorm: ExactStreamNorm,
+    AddedStreamNorm: ExactAddedStreamNorm,
     LightningAttention: ExactLightningAttention,
     SoftmaxAttention: ExactSoftmaxAttention,
     Experts: ExactExperts,

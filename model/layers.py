@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kernels.head.logprobs import head_logprobs
 from kernels.linear import linear
-from kernels.rms_norm import add_rms_norm, rms_norm, twin_rms_norm
+from kernels.rms_norm import added_stream_norm, rms_norm, stream_norm
 from model.routing import Routing
 
 
@@ -27,24 +27,25 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, gate)
+    def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, gate, dtype)
 
 
-class TwinRMSNorm(RMSNorm):
-    """The norm for two readers, the residual and the layer."""
+class StreamNorm(RMSNorm):
+    """From the residual stream: what the residual goes on from, and what the layer reads, in `dtype`."""
 
-    def forward(self, x_TX: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return twin_rms_norm(x_TX, self.weight, self.eps)
+    def forward(self, x_TX: Tensor, dtype: torch.dtype, postnorm: bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return stream_norm(x_TX, self.weight, self.eps, dtype, postnorm)
 
 
-class AddedRMSNorm(RMSNorm):
-    """alpha * residual + beta * update, and the norm of that sum for two readers."""
+class AddedStreamNorm(RMSNorm):
+    """From alpha * residual + beta * update: what the residual goes on from, and its norm, unrounded and in the
+    update's dtype."""
 
     def forward(  # type: ignore[override]
-        self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float]
+        self, residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float], postnorm: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return add_rms_norm(residual_TX, update_TX, scales, self.weight, self.eps)
+        return added_stream_norm(residual_TX, update_TX, scales, self.weight, self.eps, postnorm)
 
 
 class Linear(nn.Module):
@@ -123,6 +124,7 @@ class Packed:
     past: Context | None = None
     future: Context | None = None  # filled by the layers when the caller wants to go on
     routing: Routing | None = None  # experts to keep to, or to be told of
+    dtype: torch.dtype = torch.float32  # that layers compute in; the residual stream may be wider
 
     @property
     def cu_seqlens_k(self) -> Tensor:

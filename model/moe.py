@@ -52,12 +52,14 @@ class MoE(nn.Module):
         """
         return x_TX * torch.empty_like(x_TX).uniform_(1 - self.jitter, 1 + self.jitter)
 
-    def forward(self, x_TX: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
-        """Returns y [T, X] and the router logits [T, E] in float32 or better.
+    def forward(
+        self, x_TX: Tensor, routing: Routing | None = None, unrounded_TX: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns y [T, X] and the router logits [T, E] in float32 or better, of the rows unrounded if there are such.
 
         `routing` collects the choices or gives them; the router learns through their weights all the same.
         """
-        logits_TE = self.gate(x_TX)
+        logits_TE = self.gate(x_TX if unrounded_TX is None else unrounded_TX)
         parameters = self.experts.gate_up_proj, self.experts.down_proj
         if routing is not None:
             probs_TE = logits_TE.softmax(-1)

@@ -15,13 +15,14 @@ from kernels.rms_norm import scaled_sum
 from model.attention import LightningAttention, SoftmaxAttention
 from model.exact import make_exact
 from model.layers import (
-    AddedRMSNorm,
+    AddedStreamNorm,
     Context,
     Linear,
     LMHead,
     Packed,
     RMSNorm,
-    TwinRMSNorm,
+    StreamNorm,
+    at_least_float32,
     rotary_frequencies,
     rotary_tables,
 )
@@ -45,8 +46,8 @@ class DecoderLayer(nn.Module):
         softmax = config.layer_types[layer] == SOFTMAX
         self.self_attn = SoftmaxAttention(config, layer) if softmax else LightningAttention(config, layer)
         self.mlp = MoE(config, layer)
-        self.input_layernorm = TwinRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = AddedRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = StreamNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = AddedStreamNorm(config.hidden_size, config.rms_norm_eps)
         if config.shared_intermediate_size > 0:
             self.shared_mlp = SharedExpert(config)
             self.coefficient = Linear(config.hidden_size, 1)
@@ -54,26 +55,29 @@ class DecoderLayer(nn.Module):
         self.attention_scale = config.attention_alpha(layer), config.attention_beta(layer)
         self.mlp_scale = config.mlp_alpha, config.layernorm_mlp_beta
 
-    def _feed_forward(
-        self, x: Tensor, normed: Tensor, update: Tensor, routing: Routing | None
-    ) -> tuple[Tensor, Tensor]:
-        """From the attention's input, before its norm and after, and its output."""
-        x, kept, normed = self.post_attention_layernorm(normed if self.postnorm else x, update, self.attention_scale)
+    def _feed_forward(self, residual: Tensor, update: Tensor, routing: Routing | None) -> tuple[Tensor, Tensor]:
+        """From the residual beside the attention, and its output."""
+        scales = self.attention_scale
+        residual, unrounded, normed = self.post_attention_layernorm(residual, update, scales, self.postnorm)
         if self.mlp.jitters:
-            kept = normed = self.mlp.jittered(normed)
-        update, router_logits = self.mlp(normed, routing)
+            unrounded = self.mlp.jittered(unrounded)
+            normed, residual = unrounded.to(normed.dtype), unrounded if self.postnorm else residual
+        update, router_logits = self.mlp(normed, routing, unrounded)
         if hasattr(self, "shared_mlp"):
             share = pointwise(torch.sigmoid, self.coefficient(normed))
             update = update * (1 - share) + self.shared_mlp(normed) * share
-        return scaled_sum(kept if self.postnorm else x, update, self.mlp_scale), router_logits
+        return scaled_sum(residual, update, self.mlp_scale), router_logits
 
     def forward(self, x_TX: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-        kept, normed = self.input_layernorm(x_TX)
-        return self._feed_forward(x_TX, kept, self.self_attn(normed, packed), packed.routing)
+        """The stream after this layer, and the router's logits."""
+        residual, normed = self.input_layernorm(x_TX, packed.dtype, self.postnorm)
+        return self._feed_forward(residual, self.self_attn(normed, packed), packed.routing)
 
-    def decode(self, x_BX: Tensor, *cache: Any, routing: Routing | None = None) -> Tensor:
-        kept, normed = self.input_layernorm(x_BX)
-        return self._feed_forward(x_BX, kept, self.self_attn.decode(normed, *cache), routing)[0]
+    def decode(
+        self, x_BX: Tensor, *cache: Any, dtype: torch.dtype | None = None, routing: Routing | None = None
+    ) -> Tensor:
+        residual, normed = self.input_layernorm(x_BX, dtype or x_BX.dtype, self.postnorm)
+        return self._feed_forward(residual, self.self_attn.decode(normed, *cache), routing)[0]
 
 
 class Decoder(nn.Module):
@@ -85,7 +89,8 @@ class Decoder(nn.Module):
 
 
 class MiniMax(nn.Module):
-    """Embedding, decoder layers, LM head. Parameters are float32; activations run in `compute_dtype`.
+    """Embedding, decoder layers, LM head. Parameters are float32; layers compute in `compute_dtype`, and what goes by
+    them, the residual stream, is in float32 or better (exact: in `compute_dtype`).
 
     `exact`: what a token comes to depends on nothing but the tokens before it, to the bit, packed or decoded.
     """
@@ -115,6 +120,11 @@ class MiniMax(nn.Module):
                 held[: len(own)].copy_(own)
         return self
 
+    def embed(self, tokens_T: Tensor) -> Tensor:
+        """The residual stream's beginning [T, X]: embeddings rounded as a sampler's weights are."""
+        x_TX = self.model.embed_tokens(tokens_T).to(self.compute_dtype)
+        return x_TX if self.exact else x_TX.to(at_least_float32(self.compute_dtype))
+
     def rotary(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config
         if self.exact and self.compute_dtype == torch.float32:
@@ -141,8 +151,8 @@ class MiniMax(nn.Module):
         starts_S = cu_seqlens[:-1] - (past.lengths_S if past else 0)
         positions_T = torch.arange(len(tokens_T), device=tokens_T.device) - starts_S.repeat_interleave(lengths_S)
         future = Context(lengths_S + (past.lengths_S if past else 0)) if return_context else None
-        packed = Packed(cu_seqlens, *self.rotary(positions_T), past, future, routing)
-        x_TX = self.model.embed_tokens(tokens_T).to(self.compute_dtype)
+        packed = Packed(cu_seqlens, *self.rotary(positions_T), past, future, routing, self.compute_dtype)
+        x_TX = self.embed(tokens_T)
         router_logits = []
         for layer in self.model.layers:
             if self.checkpoint_activations and torch.is_grad_enabled():
@@ -150,7 +160,7 @@ class MiniMax(nn.Module):
             else:
                 x_TX, logits = layer(x_TX, packed)
             router_logits.append(logits)
-        return Output(self.model.norm(x_TX), router_logits, future)
+        return Output(self.model.norm(x_TX, dtype=self.compute_dtype), router_logits, future)
 
     def logprobs(
         self, tokens_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0, routing: Routing | None = None

@@ -195,29 +195,30 @@ def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None 
 
     if gate_TX is not None:
         return GatedRMSNorm.apply(x_TX, gate_TX, weight_X, eps, True)
-    return RMSNorm.apply(x_TX, weight_X, eps, True)[0]
+    return RMSNorm.apply(x_TX, weight_X, eps, x_TX.dtype, True)
 
 
-def twin_rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `kernels.rms_norm.twin_rms_norm`."""
+def stream_norm(x_TX: Tensor, weight_X: Tensor, eps: float, postnorm: bool) -> tuple[Tensor, Tensor]:
+    """As `kernels.rms_norm.stream_norm`, in x's dtype."""
     if not x_TX.is_cuda:
         normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
-        return normed_TX, normed_TX
-    from kernels.rms_norm_triton import RMSNorm
+        return normed_TX if postnorm else x_TX, normed_TX
+    from kernels.rms_norm_triton import StreamNorm
 
-    return RMSNorm.apply(x_TX, weight_X, eps, True)
+    return StreamNorm.apply(x_TX, weight_X, eps, x_TX.dtype, postnorm, True)
 
 
-def add_rms_norm(
-    residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float], weight_X: Tensor, eps: float
+def added_stream_norm(
+    residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float], weight_X: Tensor, eps: float, postnorm: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `kernels.rms_norm.add_rms_norm`."""
+    """As `kernels.rms_norm.added_stream_norm`, in one dtype."""
     if not update_TX.is_cuda:
         x_TX = scaled_sum(residual_TX, update_TX, scales)
-        return x_TX, *twin_rms_norm(x_TX, weight_X, eps)
-    from kernels.rms_norm_triton import AddRMSNorm
+        normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
+        return normed_TX if postnorm else x_TX, normed_TX, normed_TX
+    from kernels.rms_norm_triton import AddedStreamNorm
 
-    return AddRMSNorm.apply(residual_TX, update_TX, scales, weight_X, eps, True)
+    return AddedStreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm, True)
 
 
 def _norm_on_cpu(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:

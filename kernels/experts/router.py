@@ -1,4 +1,4 @@
-"""The router's logits in float32 from narrower rows."""
+"""The router's logits in float32, from rows in whatever they come in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def router_logits(x_TX: Tensor, weight_EX: Tensor) -> Tensor:
 
     On CUDA one Triton kernel forward and one backward, which read x as it is; elsewhere, and in float64, torch.
     """
-    if x_TX.is_cuda and x_TX.element_size() == 2:
+    if x_TX.is_cuda and x_TX.dtype != torch.float64:
         from kernels.experts.router_triton import RouterLogits
 
         return RouterLogits.apply(x_TX, weight_EX)

@@ -1,6 +1,6 @@
-"""Router logits in Triton: 16-bit rows against float32 weights, without a float32 copy of the rows.
+"""Router logits in Triton: rows in 16 or 32 bits against float32 weights, without a float32 copy of the rows.
 
-Forward products are float32 ones, not those of tensor cores, whose sums are rounded towards zero. Backward a fixed
+Products are float32 ones, not those of tensor cores, whose sums are rounded towards zero. Backward a fixed
 number of programs walk over the rows and each leaves its part of the weight's gradient, summed in order afterwards.
 """
 
@@ -67,15 +67,15 @@ def _logits_backward_kernel(
         at = r.to(tl.int64)[:, None] * X + i[None, :]
         there = (r[:, None] < rows) & (i[None, :] < X)
         x = tl.load(x_ptr + at, mask=there, other=0.0).to(tl.float32)
-        dx = tl.dot(dout, weight, input_precision="tf32x3")
+        dx = tl.dot(dout, weight, input_precision="ieee")
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=there)
-        dweight = tl.dot(tl.trans(dout), x, dweight, input_precision="tf32x3")
+        dweight = tl.dot(tl.trans(dout), x, dweight, input_precision="ieee")
     at = (tl.program_id(1) * E + e)[:, None] * X + i[None, :]
     tl.store(dweight_ptr + at, dweight, mask=inside)
 
 
 class RouterLogits(torch.autograd.Function):
-    """x: bf16 or float16 [T, X]; weight: [E, X]. Returns float32 [T, E]."""
+    """x: bf16, float16 or float32 [T, X]; weight: [E, X]. Returns float32 [T, E]."""
 
     @staticmethod
     def forward(ctx, x_TX: Tensor, weight_EX: Tensor):

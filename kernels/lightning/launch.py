@@ -20,7 +20,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.lightning.segments import cut_into_segments, segment_length
+from kernels.lightning.segments import Segments, cut_into_segments, segment_length
 from kernels.lightning.walk import join_kernel, walk_kernel
 
 _MULTIPROCESSORS = 132  # of an H100
@@ -49,6 +49,7 @@ def walk(
     cu_seqlens: Tensor,
     initial: Tensor | None,
     final: bool,
+    segments: Segments | None,
     backwards: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """o [T, H, D] contiguous in q's dtype, and the state [S, H, D, D] float32 after the walk if asked for.
@@ -59,11 +60,9 @@ def walk(
     sequences = len(cu_seqlens) - 1
     padded = max(16, triton.next_power_of_2(dim))
     o_THD = torch.empty(tokens, heads, dim, dtype=q_THD.dtype, device=q_THD.device)
-    length = segment_length(tokens, sequences, heads * triton.cdiv(dim, 32))
-    cut = sequences if length is None else triton.cdiv(tokens, length)
+    cut = triton.cdiv(tokens, segments.length) if segments else sequences
     columns, warps, stages = tiling(padded, heads, cut)
     blocks = triton.cdiv(dim, columns)
-    segments = cut_into_segments(cu_seqlens, tokens, length) if length else None
     kernel: Any = walk_kernel
     chunk, precision = _WIDE if q_THD.dtype == torch.float32 else _NARROW
 
@@ -80,7 +79,7 @@ def walk(
             entering if entering is not None else q_THD,
             leaving if leaving is not None else q_THD,
             *(stride for x in (q_THD, k_THD, v_THD) for stride in x.stride()[:2]),
-            length or 1,
+            segments.length if segments else 1,
             H=heads,
             D=dim,
             DIM=padded,
@@ -134,8 +133,12 @@ class LightningAttention(torch.autograd.Function):
     def forward(ctx, q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state):
         q_THD, k_THD, v_THD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_THD, k_THD, v_THD))
         initial = None if initial_state is None else initial_state.float().contiguous()
-        o_THD, final = walk(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial, output_final_state)
-        ctx.save_for_backward(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial)
+        tokens, heads, dim = q_THD.shape
+        length = segment_length(tokens, len(cu_seqlens) - 1, heads * triton.cdiv(dim, 32))
+        ctx.segments = None if length is None else cut_into_segments(cu_seqlens, tokens, length)
+        given = q_THD, k_THD, v_THD, slopes_H, cu_seqlens
+        o_THD, final = walk(*given, initial, output_final_state, ctx.segments)
+        ctx.save_for_backward(*given, initial)
         return o_THD, final
 
     @staticmethod
@@ -143,12 +146,13 @@ class LightningAttention(torch.autograd.Function):
         q, k, v, slopes, cu, initial = ctx.saved_tensors
         do = do_THD.to(q.dtype).contiguous()
         across = None if initial is None else initial.transpose(2, 3).contiguous()
-        dq, _ = walk(do, v, k, slopes, cu, across, final=False)
+        cut = ctx.segments
+        dq, _ = walk(do, v, k, slopes, cu, across, False, cut)
         # Walking backwards the final state meets the last token undecayed, which a walk's first step would decay once.
         decay_H11 = torch.exp(-slopes.float())[:, None, None]
         after = None if dfinal is None else dfinal.float() / decay_H11
         across = None if after is None else after.transpose(2, 3).contiguous()
-        dk, _ = walk(v, do, q, slopes, cu, across, final=False, backwards=True)
-        dv, before = walk(k, q, do, slopes, cu, after, final=initial is not None, backwards=True)
+        dk, _ = walk(v, do, q, slopes, cu, across, False, cut, backwards=True)
+        dv, before = walk(k, q, do, slopes, cu, after, initial is not None, cut, backwards=True)
         dinitial = None if before is None else (before * decay_H11).to(initial.dtype)
         return dq, dk, dv, None, None, dinitial, None

@@ -41,8 +41,9 @@ def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
     """Never waits for the device. A segment beyond the last starts at its sequence's end."""
     sequences = len(cu_seqlens) - 1
     count = tokens // length + sequences
-    table = torch.empty(2 * count + sequences, dtype=torch.int32, device=cu_seqlens.device)
-    cut = Segments(length, *table.split([count, count, sequences]))
+    whole = -(-count // 4) * 4  # each part begins at 16 bytes: otherwise Triton compiles the walk anew
+    table = torch.empty(2 * whole + sequences, dtype=torch.int32, device=cu_seqlens.device)
+    cut = Segments(length, table[:count], table[whole : whole + count], table[2 * whole :])
     kernel: Any = _table_kernel
     kernel[(sequences,)](cu_seqlens, *cut[1:], sequences, count, length, BLOCK=128)
     return cut

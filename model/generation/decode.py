@@ -68,17 +68,17 @@ class Decoder:
         cos, sin = network.rotary(position_B)
         paging = cache.paging(position_B, pages)
         routing = None if cache.routing is None else Routing()
-        x_BX = network.model.embed_tokens(self.rows.token[:rows]).to(network.compute_dtype)
+        x_BX, dtype = network.embed(self.rows.token[:rows]), network.compute_dtype
         layer: Any
         for index, layer in enumerate(network.model.layers):
             if index in cache.states:
-                x_BX = layer.decode(x_BX, *cache.lightning(index, position_B), routing=routing)
+                x_BX = layer.decode(x_BX, *cache.lightning(index, position_B), dtype=dtype, routing=routing)
             else:
                 held = cache.keys[index], cache.values[index]
-                x_BX = layer.decode(x_BX, cos, sin, *held, paging, routing=routing)
+                x_BX = layer.decode(x_BX, cos, sin, *held, paging, dtype=dtype, routing=routing)
         if routing is not None and cache.routing is not None:
             cache.routing[paging.page_B, paging.offset_B] = routing.made_TLK(cache.routing.dtype)
-        return network.lm_head(network.model.norm(x_BX))
+        return network.lm_head(network.model.norm(x_BX, dtype=dtype))
 
     def _record(self, choices_LSK: Tensor, rows: int, pages: int) -> None:
         """Expert choices of the last step to where its tokens lie."""

@@ -9,7 +9,7 @@ from kernels.experts.moe import moe_experts
 from model.network import MiniMax
 from tests.benchmarks.generation import network, shape
 from tests.kernels.test_experts_triton import CASES, check, check_numbering, inputs
-from tests.kernels.test_fused_triton import check_choice, check_norms, check_router, check_silu
+from tests.kernels.test_fused_triton import check_choice, check_norms, check_router, check_silu, check_streams
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -23,12 +23,18 @@ def test_norms(dtype):
 
 
 @HALF_AND_FULL
+def test_streams(dtype):
+    check_streams("cuda", dtype, [(1, 24), (37, 256), (3000, 1024)])
+
+
+@HALF_AND_FULL
 def test_silu(dtype):
     check_silu("cuda", dtype, [(1, 1, 16), (65, 3, 24), (3000, 16, 64)])
 
 
-def test_router():
-    check_router("cuda", torch.bfloat16, [(1, 24, 5), (70, 130, 16), (5000, 1024, 16), (3000, 6144, 32)])
+@HALF_AND_FULL
+def test_router(dtype):
+    check_router("cuda", dtype, [(1, 24, 5), (70, 130, 16), (5000, 1024, 16), (3000, 6144, 32)])
 
 
 def test_choice():

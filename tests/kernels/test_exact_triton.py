@@ -180,15 +180,17 @@ def check_rows(device: str, dtype: torch.dtype) -> None:
 
 def check_norms(device: str, dtype: torch.dtype) -> None:
     """A row's norms are what they are alone, also where others have a program for several rows."""
-    from kernels.rms_norm_triton import AddRMSNorm, GatedRMSNorm, RMSNorm
+    from kernels.rms_norm_triton import AddedStreamNorm, GatedRMSNorm, RMSNorm
 
     count, size = (5000, 1024) if device == "cuda" else (70, 24)
     x, other = torch.randn(2, count, size, device=device).to(dtype)
     weight = torch.randn(size, device=device)
     for rows in (slice(0, 1), slice(7, 70)):
-        assert torch.equal(RMSNorm.apply(x[rows], weight, 1e-5, True)[0], RMSNorm.apply(x, weight, 1e-5, True)[0][rows])
+        whole = RMSNorm.apply(x, weight, 1e-5, dtype, True)
+        assert torch.equal(RMSNorm.apply(x[rows], weight, 1e-5, dtype, True), whole[rows])
         parts, wholes = (
-            AddRMSNorm.apply(a, b, (2.3, 1.0), weight, 1e-5, True)[:2] for a, b in ((x[rows], other[rows]), (x, other))
+            AddedStreamNorm.apply(a, b, (2.3, 1.0), weight, 1e-5, False, True)
+            for a, b in ((x[rows], other[rows]), (x, other))
         )
         for part, whole in zip(parts, wholes, strict=True):
             assert torch.equal(part, whole[rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.experts.moe import top_experts
-from kernels.rms_norm import rms_norm_reference, scaled_sum
+from kernels.rms_norm import rms_norm_reference
 
 Op = Callable[..., tuple[Tensor, ...]]
 
@@ -45,33 +46,68 @@ def randoms(device: str, *shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 def check_norms(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
-    from kernels.rms_norm_triton import AddRMSNorm, GatedRMSNorm, RMSNorm
+    from kernels.rms_norm_triton import GatedRMSNorm, RMSNorm
 
     for rows, size in shapes:
         x, other, weight = randoms(device, (rows, size), (rows, size), (size,))
-        for outputs in (1, 2):
+        for widened in (wide, lambda x: x):
             compare(
-                lambda x, w, n=outputs: RMSNorm.apply(x, w, 1e-5)[:n],
-                lambda x, w, n=outputs: (rms_norm_reference(x, w, 1e-5),) * n,
+                lambda x, w, of=widened: (RMSNorm.apply(of(x), w, 1e-5, x.dtype),),
+                lambda x, w, of=widened: rms_norm_reference(of(x), w, 1e-5, x.dtype)[1:],
                 [x, weight],
                 dtype,
             )
         compare(
             lambda o, gate, w: (GatedRMSNorm.apply(o, gate, w, 1e-6),),
-            lambda o, gate, w: (torch.sigmoid(gate) * rms_norm_reference(o, w, 1e-6),),
+            lambda o, gate, w: (torch.sigmoid(gate) * rms_norm_reference(o, w, 1e-6)[1],),
             [x, other, weight],
             dtype,
         )
+
+
+def wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_streams(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
+    """The stream as wide as what layers read, and wider; all results read, or some."""
+    from kernels.rms_norm_triton import AddedStreamNorm, ScaledSum, StreamNorm
+
+    for (rows, size), postnorm, widened in itertools.product(shapes, (True, False), (wide, lambda x: x)):
+        x, other, weight = randoms(device, (rows, size), (rows, size), (size,))
+
+        def plain(x: Tensor, w: Tensor, narrow: torch.dtype, postnorm=postnorm) -> tuple[Tensor, ...]:
+            kept, normed = rms_norm_reference(x, w, 1e-5, narrow)
+            return kept if postnorm else x * 1, kept, normed
+
+        for some in (slice(0, 2), slice(1, 2)):
+            compare(
+                lambda x, w, of=widened, p=postnorm, s=some: StreamNorm.apply(of(x), w, 1e-5, x.dtype, p)[s],
+                lambda x, w, of=widened, s=some, plain=plain: plain(of(x), w, x.dtype)[::2][s],
+                [x, weight],
+                dtype,
+            )
         for scales, some in (((3.5, 1.0), slice(0, 3)), ((1.0, 0.7), slice(1, 2)), ((3.5, 1.0), slice(1, 3))):
 
-            def plain(x: Tensor, update: Tensor, w: Tensor, scales=scales, some=some) -> tuple[Tensor, ...]:
-                added = scaled_sum(x, update, scales)
-                return (added, *[rms_norm_reference(added, w, 1e-5)] * 2)[some]
+            def ours(x, update, w, of=widened, scales=scales, p=postnorm, some=some) -> tuple[Tensor, ...]:
+                return AddedStreamNorm.apply(of(x), update, scales, w, 1e-5, p)[some]
 
-            def ours(x: Tensor, update: Tensor, w: Tensor, scales=scales, some=some) -> tuple[Tensor, ...]:
-                return AddRMSNorm.apply(x, update, scales, w, 1e-5)[some]
+            def reference(x, update, w, of=widened, scales=scales, some=some, plain=plain) -> tuple[Tensor, ...]:
+                return plain(added(of(x), update, scales), w, update.dtype)[some]
 
-            compare(ours, plain, [x, other, weight], dtype)
+            compare(ours, reference, [x, other, weight], dtype)
+        if dtype is not torch.float32:
+            compare(
+                lambda x, update: (ScaledSum.apply(wide(x), update, (3.5, 0.7)),),
+                lambda x, update: (added(wide(x), update, (3.5, 0.7)),),
+                [x, other],
+                dtype,
+            )
+
+
+def added(x: Tensor, update: Tensor, scales: tuple[float, float]) -> Tensor:
+    alpha, beta = scales
+    return (x * alpha + (update.to(x.dtype) * beta)).to(x.dtype)
 
 
 def check_silu(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int]]) -> None:
@@ -124,6 +160,7 @@ def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
     "check",
     [
         "check_norms('cpu', dtype, [(1, 24), (37, 256)])",
+        "check_streams('cpu', dtype, [(1, 24), (37, 256)])",
         "check_silu('cpu', dtype, [(1, 1, 16), (65, 3, 24)])",
         "check_router('cpu', dtype, [(1, 24, 5), (70, 130, 16)])",
         "check_choice('cpu', [(1, 1, 1), (70, 5, 3), (200, 32, 2)])",
