@@ -2,6 +2,7 @@
 
 The peer is the same layer in torch: gather, `grouped_mm`, SwiGLU and `index_add` under autograd. Random rows, routed at
 random, so that no expert has as many rows as another; bf16 weights. FLOPs are those of the nine products a row has.
+"forward" is without gradient, which then keeps nothing for one.
 """
 
 from __future__ import annotations
