@@ -13,11 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 _FEW = 2048  # rows of which a program takes one: a decoding batch's
 _NAMES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 _WALKERS = 528  # programs of the backward pass: four for each multiprocessor of an H100
 
 
+@launched
 @triton.jit
 def _norm_kernel(
     x_ptr,
@@ -73,6 +76,7 @@ def _norm_kernel(
     tl.store(out_ptr + at, normed.to(narrow), mask=inside)
 
 
+@launched
 @triton.jit
 def _norm_backward_kernel(
     dout_ptr,
@@ -277,6 +281,7 @@ class GatedRMSNorm(torch.autograd.Function):
         return do_TX, dgate_TX, dweight_X, None, None
 
 
+@launched
 @triton.jit
 def _sum_kernel(a_ptr, b_ptr, out_ptr, numbers, alpha, beta, BLOCK: tl.constexpr, BACKWARD: tl.constexpr):
     """alpha a + beta b; BACKWARD: out's gradient (b) to a's and, in `out_ptr`, the other's."""

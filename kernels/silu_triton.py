@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 
 @triton.jit
 def silu_gradient(x, dout):
@@ -17,6 +19,7 @@ def silu_gradient(x, dout):
     return dout * share * (1.0 + x * (1.0 - share))
 
 
+@launched
 @triton.jit
 def _silu_kernel(x_ptr, out_ptr, count, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -24,6 +27,7 @@ def _silu_kernel(x_ptr, out_ptr, count, BLOCK: tl.constexpr):
     tl.store(out_ptr + at, (x * tl.sigmoid(x)).to(out_ptr.dtype.element_ty), mask=at < count)
 
 
+@launched
 @triton.jit
 def _silu_backward_kernel(
     x_ptr, dq_ptr, dk_ptr, dv_ptr, dx_ptr, rows, D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr

@@ -149,14 +149,16 @@ class MiniMax(nn.Module):
         """
         lengths_S = cu_seqlens[1:] - cu_seqlens[:-1]
         starts_S = cu_seqlens[:-1] - (past.lengths_S if past else 0)
-        positions_T = torch.arange(len(tokens_T), device=tokens_T.device) - starts_S.repeat_interleave(lengths_S)
+        # Told how many there will be, the host does not wait for the sum.
+        starts_T = starts_S.repeat_interleave(lengths_S, output_size=len(tokens_T))
+        positions_T = torch.arange(len(tokens_T), device=tokens_T.device) - starts_T
         future = Context(lengths_S + (past.lengths_S if past else 0)) if return_context else None
         packed = Packed(cu_seqlens, *self.rotary(positions_T), past, future, routing, self.compute_dtype)
         x_TX = self.embed(tokens_T)
-        router_logits = []
+        router_logits, jitters = [], self.training and self.config.router_jitter_noise > 0
         for layer in self.model.layers:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x_TX, logits = checkpoint(layer, x_TX, packed, use_reentrant=False)
+                x_TX, logits = checkpoint(layer, x_TX, packed, use_reentrant=False, preserve_rng_state=jitters)
             else:
                 x_TX, logits = layer(x_TX, packed)
             router_logits.append(logits)

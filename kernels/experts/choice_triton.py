@@ -12,7 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
 
+
+@launched
 @triton.jit
 def _choose_kernel(
     logits_ptr,
@@ -42,6 +45,7 @@ def _choose_kernel(
         left = tl.where(e[None, :] == best[:, None], float("-inf"), left)
 
 
+@launched
 @triton.jit
 def _choose_backward_kernel(
     weight_ptr,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.launcher import launched
+
 
 @triton.jit
 def tile_of(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
@@ -43,6 +45,7 @@ def _store(out_desc, matrix, row, column, tile, PARTS: tl.constexpr):
         _store(out_desc, matrix, row, column + WIDE, right, PARTS // 2)
 
 
+@launched
 @triton.jit
 def product_kernel(
     a_desc,
@@ -78,6 +81,7 @@ def product_kernel(
         _store(out_desc, 0, row, n * BN, acc, PARTS)
 
 
+@launched
 @triton.jit
 def weight_gradient_kernel(
     p_desc,

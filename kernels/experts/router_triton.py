@@ -13,9 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 _WALKERS = 64  # programs of the backward pass under each block of columns
 
 
+@launched
 @triton.jit
 def _logits_kernel(
     x_ptr,
@@ -41,6 +44,7 @@ def _logits_kernel(
     tl.store(out_ptr + at, out, mask=(r[:, None] < rows) & (e[None, :] < E))
 
 
+@launched
 @triton.jit
 def _logits_backward_kernel(
     dout_ptr,

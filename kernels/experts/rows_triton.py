@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 BLOCK_ROWS = 128
 _FILLERS = 8  # programs that share an expert's rows without a choice
 
@@ -37,6 +39,7 @@ class Rows(NamedTuple):
     ends_E: Tensor  # int32 where its last block of rows ends
 
 
+@launched
 @triton.jit(do_not_specialize=["count", "size"])
 def _count_kernel(expert_ptr, counts_ptr, source_ptr, count, size, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
     """How many choices of each expert a block has; and no row has a choice yet."""
@@ -50,6 +53,7 @@ def _count_kernel(expert_ptr, counts_ptr, source_ptr, count, size, EXPERTS: tl.c
         tl.store(source_ptr + row, tl.full([BLOCK], -1, tl.int32), mask=row < size)
 
 
+@launched
 @triton.jit(do_not_specialize=["count"])
 def _number_kernel(
     expert_ptr,
@@ -108,6 +112,7 @@ def number_rows(expert_TK: Tensor, experts: int) -> Rows:
     return Rows(source_N, place_TK, counts_E, ends_E)
 
 
+@launched
 @triton.jit(do_not_specialize=["tokens"])
 def _gather_kernel(
     x_ptr,
@@ -150,6 +155,7 @@ def gather(x_TX: Tensor, rows: Rows) -> Tensor:
     return out_NX
 
 
+@launched
 @triton.jit
 def _sum_kernel(rows_ptr, place_ptr, out_ptr, X, K: tl.constexpr, BLOCK: tl.constexpr):
     token, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from kernels.experts.gemm_triton import expert_of, tile_of
 from kernels.experts.rows_triton import Rows, power_of_2
+from kernels.launcher import launched
 from kernels.silu_triton import silu_gradient
 
 
+@launched
 @triton.jit
 def swiglu_product_kernel(
     a_desc,
@@ -59,6 +61,7 @@ def swiglu_product_kernel(
         hidden_desc.store([row, 0, n * BN], tl.reshape(hidden.to(narrow), (BM, 1, BN)))
 
 
+@launched
 @triton.jit
 def _swiglu_backward_kernel(
     dout_ptr,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.launcher import launched
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -50,6 +52,7 @@ def _partial(
         tl.store(picked_ptr + rows, picked, mask=here & (rows < tokens))
 
 
+@launched
 @triton.jit(do_not_specialize=["tokens", "vocabulary", "first_column"])
 def statistics_kernel(
     hidden_desc,
@@ -117,6 +120,7 @@ def statistics_kernel(
             )
 
 
+@launched
 @triton.jit(do_not_specialize=["tokens", "parts"])
 def join_kernel(
     picked_ptr,
@@ -158,6 +162,7 @@ def join_kernel(
     tl.store(logprob_ptr + rows, tl.load(picked_ptr + rows, mask=inside, other=0.0) - lse, mask=inside)
 
 
+@launched
 @triton.jit(do_not_specialize=["tokens", "vocabulary", "first_column"])
 def gradient_kernel(
     hidden_desc,
@@ -207,6 +212,7 @@ def gradient_kernel(
         out_desc.store([row, column], grad.to(out_desc.dtype))
 
 
+@launched
 @triton.jit
 def split_kernel(x_ptr, scale_ptr, out_ptr, numbers, LOW: tl.constexpr, BLOCK: tl.constexpr):
     """x * scale as float16, and behind it in `out` what that rounding has cut off."""

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 _WANTED_PROGRAMS = 528  # four for each multiprocessor of an H100
 _ENOUGH_A_SEQUENCE = 96  # walkers of one sequence with which it keeps up alone
 _SHORTEST_SEGMENT = 512
@@ -49,6 +51,7 @@ def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
     return cut
 
 
+@launched
 @triton.jit(do_not_specialize=["sequences", "segments", "LENGTH"])
 def _table_kernel(cu_ptr, sequence_ptr, start_ptr, first_ptr, sequences, segments, LENGTH, BLOCK: tl.constexpr):
     """The segments of one sequence; the last one's program fills the table up."""

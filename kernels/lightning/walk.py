@@ -5,7 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.launcher import launched
 
+
+@launched
 @triton.jit(do_not_specialize=["SEGMENT"])
 def walk_kernel(
     q_ptr,
@@ -110,6 +113,7 @@ def walk_kernel(
         tl.store(leaving_ptr + state_at, state, mask=state_mask)
 
 
+@launched
 @triton.jit(do_not_specialize=["SEGMENT"])
 def join_kernel(
     initial_ptr,

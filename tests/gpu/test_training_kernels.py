@@ -109,3 +109,20 @@ def test_a_pass_through_the_network_has_the_same_bits_each_time(hybrid, checkpoi
     assert len(found[0]) == 1 + len(list(hybrid.parameters()))
     names = ["logprobs", *(name for name, _ in hybrid.named_parameters())]
     assert [n for n, a, b in zip(names, *found, strict=True) if not torch.equal(a, b)] == []
+
+
+def test_a_pass_through_the_network_waits_for_nothing(hybrid):
+    hybrid.checkpoint_activations = False
+    tokens = torch.randint(512, (3000,), device="cuda")
+    cu_seqlens = torch.tensor([0, 1000, 1700, 3000], device="cuda")
+
+    def run() -> None:
+        hybrid.logprobs(tokens, cu_seqlens)[0].sum().backward()
+
+    run()
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
