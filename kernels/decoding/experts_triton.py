@@ -60,7 +60,7 @@ def _gate_up_kernel(
 ):
     """silu(gate x) * up x of one expert's rows, for one tile of the inner width.
 
-    SHARED: as `kernels.experts.train_triton` has it: of gate and up rounded, and times the choice's share.
+    SHARED: times the choice's share, as `kernels.experts.swiglu_triton` has it.
     """
     tiles: tl.constexpr = (I + BN - 1) // BN
     expert, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
@@ -69,7 +69,6 @@ def _gate_up_kernel(
     fetch_ahead(rows_at, 2, AHEAD)
     fetch_ahead(rows_at + I * X, 2, AHEAD)
     begin(PDL)
-    narrow = out_ptr.dtype.element_ty
     gate_at, count = rows_at[:, None] + k[None, :], tl.load(count_ptr + expert)
     for first in range(0, count, BR):
         own = first + tl.arange(0, BR) < count
@@ -87,12 +86,14 @@ def _gate_up_kernel(
                 x = tl.load(x_at + done, mask=inside & own[:, None], other=0.0)
             gate = tl.dot(g, tl.trans(x), gate, input_precision="ieee")
             up = tl.dot(u, tl.trans(x), up, input_precision="ieee")
+        hidden = gate * tl.sigmoid(gate) * up
         if SHARED:
-            gate, up = gate.to(narrow).to(tl.float32), up.to(narrow).to(tl.float32)
-            hidden = gate * tl.sigmoid(gate) * up * tl.load(share_ptr + choice, mask=own, other=0.0)[None, :]
-        else:
-            hidden = gate * tl.sigmoid(gate) * up
-        tl.store(out_ptr + choice[None, :] * I + n[:, None], hidden.to(narrow), mask=(n < I)[:, None] & own[None, :])
+            hidden *= tl.load(share_ptr + choice, mask=own, other=0.0)[None, :]
+        tl.store(
+            out_ptr + choice[None, :] * I + n[:, None],
+            hidden.to(out_ptr.dtype.element_ty),
+            mask=(n < I)[:, None] & own[None, :],
+        )
 
 
 @triton.jit(do_not_specialize=["width"])

@@ -222,6 +222,7 @@ def lightning_decode_triton(
         o_BHD = torch.empty(batch, heads, dim, dtype=qkv_BJ.dtype, device=qkv_BJ.device)
     sizes = _sizes(heads, dim, qkv_BJ.dtype)
     kernel: Any = _lightning_decode_kernel
+    sizes["num_warps"] //= 2  # it holds a tile, but computes a row
     kernel[(triton.cdiv(dim, sizes["COLUMNS"]), heads, batch)](
         qkv_BJ, o_BHD, slopes_H, position_B, state_BHDD, tail_BH2CD, ROWS=16, PDL=pdl, **sizes, **launch(pdl)
     )

@@ -27,15 +27,16 @@ _HEAD = Tiles(128, 32, 128, 8, 4)
 
 
 @triton.jit
-def in_parts(x, weight, sums):
-    """sums + x weight, for a float32 weight that is the sum of three of x's dtype: these give exact products."""
-    high = weight.to(x.dtype)
-    rest = weight - high.to(tl.float32)
-    middle = rest.to(x.dtype)
-    low = (rest - middle.to(tl.float32)).to(x.dtype)
-    sums = tl.dot(x, low, sums)
-    sums = tl.dot(x, middle, sums)
-    return tl.dot(x, high, sums)
+def in_parts(x, weight, low, middle, high):
+    """Three sums with x weight added, for a float32 weight that is the sum of three of x's dtype: exact products.
+
+    Each is a chain along the inputs, and they meet at the end: it does not matter how many inputs come at a time.
+    """
+    most = weight.to(x.dtype)
+    rest = weight - most.to(tl.float32)
+    some = rest.to(x.dtype)
+    low = tl.dot(x, (rest - some.to(tl.float32)).to(x.dtype), low)
+    return low, tl.dot(x, some, middle), tl.dot(x, most, high)
 
 
 @triton.jit
@@ -88,14 +89,17 @@ def _linear_kernel(
     x_at = x_ptr + source.to(tl.int64)[:, None] * x_row + k[None, :]
     weight_at = weight_ptr + n.to(tl.int64)[None, :] * K + k[:, None]
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    low, middle = sums, sums
     for done in range(0, K, DEPTH):
         inside = done + k < K
         x = tl.load(x_at + done, mask=(r < last)[:, None] & inside[None, :], other=0.0)
         weight = tl.load(weight_at + done, mask=(n < N)[None, :] & inside[:, None], other=0.0)
         if SPLIT:
-            sums = in_parts(x, weight, sums)
+            low, middle, sums = in_parts(x, weight, low, middle, sums)
         else:
             sums = tl.dot(x, weight, sums, input_precision=PRECISION)
+    if SPLIT:
+        sums += low + middle
     at = y_ptr + r.to(tl.int64)[:, None] * N + n[None, :]
     tl.store(at, sums.to(y_ptr.dtype.element_ty), mask=(r < last)[:, None] & (n < N)[None, :])
 
@@ -111,11 +115,6 @@ def tiling(rows: int, columns: int, split: bool, wide: bool, grouped: bool) -> t
     if grouped:
         return 64, 128, 4, 4
     return 64, 64 if rows > 128 else 32, 4, 4
-
-
-def depth_of(inputs: int) -> int:
-    """Inputs of a tile: for a weight in parts they say in which order sums are taken, which decoding has too."""
-    return min(_DEPTH, max(16, triton.next_power_of_2(inputs)))
 
 
 def dense_triton(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype) -> Tensor:
@@ -174,7 +173,7 @@ def linear_triton(
         SPLIT=split,
         ROWS=tile_rows,
         COLUMNS=tile_columns,
-        DEPTH=depth_of(depth),
+        DEPTH=min(_DEPTH, max(16, triton.next_power_of_2(depth))),
         TURNS=_TURNS,
         PRECISION="ieee" if wide else "tf32",
         num_warps=warps,

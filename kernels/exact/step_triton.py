@@ -9,12 +9,53 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.decoding.experts_triton import Roster, enlist
-from kernels.decoding.linear_triton import begin, launch
-from kernels.exact.linear_triton import depth_of, in_parts
+from kernels.decoding.linear_triton import begin, fetch_ahead, launch, lines
+from kernels.exact.linear_triton import in_parts
 from kernels.exact.rows_triton import choose
 from kernels.rms_norm_triton import _norm_kernel, _tiling
 
 _ROWS = 16  # that one program routes
+_ROUTER_DEPTH, _ROUTER_WARPS, _ROUTER_STAGES = 128, 2, 3
+
+
+@triton.jit
+def _learners_norm(
+    x_ptr,
+    residual_ptr,
+    other_ptr,
+    weight_ptr,
+    out_ptr,
+    rstd_ptr,
+    rows,
+    alpha,
+    beta,
+    eps,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ADD: tl.constexpr,
+    GATE: tl.constexpr,
+):
+    """A row's, by the code that the learner runs, with one program a row; nothing is kept."""
+    _norm_kernel(
+        x_ptr,
+        residual_ptr,
+        other_ptr,
+        weight_ptr,
+        out_ptr,
+        out_ptr,
+        rstd_ptr,
+        rows,
+        alpha,
+        beta,
+        eps,
+        SIZE,
+        BLOCK,
+        1,
+        ADD,
+        GATE,
+        False,
+        False,
+    )
 
 
 @triton.jit
@@ -31,7 +72,6 @@ def _enter_kernel(
     eps,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row, i = tl.program_id(0), tl.arange(0, BLOCK)
@@ -42,9 +82,7 @@ def _enter_kernel(
     x = tl.load(embedding_ptr + token * SIZE + i, mask=i < SIZE, other=0.0)
     tl.store(x_ptr + row * SIZE + i, x.to(x_ptr.dtype.element_ty), mask=i < SIZE)
     tl.debug_barrier()
-    _norm_kernel(
-        x_ptr, x_ptr, x_ptr, weight_ptr, out_ptr, rstd_ptr, rows, 1.0, 1.0, eps, SIZE, BLOCK, ROWS, False, False
-    )
+    _learners_norm(x_ptr, x_ptr, x_ptr, weight_ptr, out_ptr, rstd_ptr, rows, 1.0, 1.0, eps, SIZE, BLOCK, False, False)
 
 
 @triton.jit
@@ -63,7 +101,6 @@ def _combine_kernel(
     TOP_K: tl.constexpr,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """The sum over a row's experts and the residual, each rounded, then the next norm."""
@@ -80,9 +117,7 @@ def _combine_kernel(
     residual = tl.load(residual_ptr + row * SIZE + i, mask=i < SIZE, other=0.0).to(tl.float32)
     tl.store(x_ptr + row * SIZE + i, tl.fma(residual, alpha, update).to(narrow), mask=i < SIZE)
     tl.debug_barrier()
-    _norm_kernel(
-        x_ptr, x_ptr, x_ptr, weight_ptr, out_ptr, rstd_ptr, rows, 1.0, 1.0, eps, SIZE, BLOCK, ROWS, False, False
-    )
+    _learners_norm(x_ptr, x_ptr, x_ptr, weight_ptr, out_ptr, rstd_ptr, rows, 1.0, 1.0, eps, SIZE, BLOCK, False, False)
 
 
 @triton.jit
@@ -99,13 +134,12 @@ def _norm_after_kernel(
     eps,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
     ADD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """ADD: the norm of residual and update (`other_ptr`), their sum into x; else that of x, under a sigmoid gate."""
     begin(PDL)
-    _norm_kernel(
+    _learners_norm(
         x_ptr,
         residual_ptr,
         other_ptr,
@@ -118,7 +152,6 @@ def _norm_after_kernel(
         eps,
         SIZE,
         BLOCK,
-        ROWS,
         ADD,
         not ADD,
     )
@@ -143,11 +176,14 @@ def _router_kernel(
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Logits of ROWS rows as the learner's product has them, and the experts these choose, onto the roster."""
     t, e, k = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, EXPERTS), tl.arange(0, DEPTH)
     logits = tl.zeros([ROWS, EXPERTS], tl.float32)
+    low, middle = logits, logits
+    fetch_ahead(router_ptr + tl.minimum(e, E - 1) * X, 4, AHEAD)
     begin(PDL)
     for done in range(0, X, DEPTH):
         inside = done + k < X
@@ -155,9 +191,11 @@ def _router_kernel(
         x = tl.load(x_ptr + t[:, None] * X + done + k[None, :], mask=x_mask, other=0.0)
         w = tl.load(router_ptr + e[None, :] * X + done + k[:, None], mask=w_mask, other=0.0)
         if SPLIT:
-            logits = in_parts(x, w, logits)
+            low, middle, logits = in_parts(x, w, low, middle, logits)
         else:
             logits = tl.dot(x, w, logits, input_precision="ieee")
+    if SPLIT:
+        logits += low + middle
     c = tl.arange(0, CHOICES)
     logits = tl.where((e < E)[None, :], logits, float("-inf"))
     experts, shares = choose(logits, choice_ptr, t, t < rows, E, TOP_K, EXPERTS, CHOICES, ROWS, False)
@@ -171,7 +209,8 @@ def _router_kernel(
 
 
 def _tiles(size: int) -> dict[str, int]:
-    return _tiling(size, size)  # as the learner's
+    """As the learner's where it has a program for each row."""
+    return {name: number for name, number in _tiling(size, size).items() if name != "ROWS"}
 
 
 def enter(
@@ -249,10 +288,11 @@ def route(
         EXPERTS=max(16, triton.next_power_of_2(experts)),
         CHOICES=triton.next_power_of_2(top_k),
         ROWS=_ROWS,
-        DEPTH=depth_of(size),
+        DEPTH=min(_ROUTER_DEPTH, max(16, triton.next_power_of_2(size))),
         SPLIT=split,
+        AHEAD=lines(router_EX, size, 32),
         PDL=pdl,
-        num_warps=4,
-        num_stages=4,
+        num_warps=_ROUTER_WARPS,
+        num_stages=_ROUTER_STAGES,
         **launch(pdl),
     )

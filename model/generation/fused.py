@@ -129,10 +129,11 @@ def tiles_for(rows: int, config: ModelConfig) -> dict[str, Tiles]:
     share = 2 * rows * config.num_experts_per_tok / config.num_local_experts
     chosen = 16 if share <= 16 else 32 if share <= 32 else 64
     many = chosen == 64
+    narrow = 16 if rows <= 16 else 32
     return {
-        "in": Tiles(rows=32) if few else Tiles(inputs=64, rows=128),
-        "out": Tiles(rows=32) if few else Tiles(inputs=64, rows=128),
+        "in": Tiles(inputs=256, rows=narrow, stages=3) if few else Tiles(inputs=64, rows=128),
+        "out": Tiles(rows=narrow) if few else Tiles(inputs=64, rows=128),
         "gate_up": Tiles(128, 64, 64, 8, 4) if many else Tiles(inputs=2048 // chosen, rows=chosen, stages=3),
         "down": Tiles(inputs=64, rows=64) if many else Tiles(rows=chosen, stages=3),
-        "head": Tiles(128, 32, 64 if few else 128, 8, 4),
+        "head": Tiles(128, 32, narrow if rows <= 32 else 64 if few else 128, 8, 6 if rows <= 32 else 4),
     }
