@@ -20,9 +20,8 @@ _NAMES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32:
 _WALKERS = 528  # programs of the backward pass: four for each multiprocessor of an H100
 
 
-@launched
 @triton.jit
-def _norm_kernel(
+def norm_rows(
     x_ptr,
     residual_ptr,
     gate_ptr,
@@ -74,6 +73,9 @@ def _norm_kernel(
         share = tl.sigmoid(tl.load(gate_ptr + at, mask=inside, other=0.0).to(tl.float32)).to(narrow).to(tl.float32)
         normed = share * normed.to(narrow).to(tl.float32)
     tl.store(out_ptr + at, normed.to(narrow), mask=inside)
+
+
+_norm_kernel = launched(norm_rows)  # which kernels of decoding call, too
 
 
 @launched

@@ -12,7 +12,7 @@ from kernels.decoding.experts_triton import Roster, enlist
 from kernels.decoding.linear_triton import begin, fetch_ahead, launch, lines
 from kernels.exact.linear_triton import in_parts
 from kernels.exact.rows_triton import choose
-from kernels.rms_norm_triton import _norm_kernel, _tiling
+from kernels.rms_norm_triton import _tiling, norm_rows
 
 _ROWS = 16  # that one program routes
 _ROUTER_DEPTH, _ROUTER_WARPS, _ROUTER_STAGES = 128, 2, 3
@@ -36,7 +36,7 @@ def _learners_norm(
     GATE: tl.constexpr,
 ):
     """A row's, by the code that the learner runs, with one program a row; nothing is kept."""
-    _norm_kernel(
+    norm_rows(
         x_ptr,
         residual_ptr,
         other_ptr,
