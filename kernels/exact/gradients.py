@@ -37,7 +37,7 @@ class LightningGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, slopes_H: Tensor, cu_seqlens: Tensor):
-        ctx.save_for_backward(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, None)
+        LightningAttention.keep(ctx, q_THD, k_THD, v_THD, slopes_H, cu_seqlens, None)
         return torch.empty_like(q_THD, memory_format=torch.contiguous_format)
 
     @staticmethod

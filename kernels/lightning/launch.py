@@ -133,13 +133,17 @@ class LightningAttention(torch.autograd.Function):
     def forward(ctx, q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state, output_final_state):
         q_THD, k_THD, v_THD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_THD, k_THD, v_THD))
         initial = None if initial_state is None else initial_state.float().contiguous()
+        given = q_THD, k_THD, v_THD, slopes_H, cu_seqlens
+        LightningAttention.keep(ctx, *given, initial)
+        return walk(*given, initial, output_final_state, ctx.segments)
+
+    @staticmethod
+    def keep(ctx, q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial):
+        """What backward goes on from, and the segments that forward walks too."""
         tokens, heads, dim = q_THD.shape
         length = segment_length(tokens, len(cu_seqlens) - 1, heads * triton.cdiv(dim, 32))
         ctx.segments = None if length is None else cut_into_segments(cu_seqlens, tokens, length)
-        given = q_THD, k_THD, v_THD, slopes_H, cu_seqlens
-        o_THD, final = walk(*given, initial, output_final_state, ctx.segments)
-        ctx.save_for_backward(*given, initial)
-        return o_THD, final
+        ctx.save_for_backward(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial)
 
     @staticmethod
     def backward(ctx, do_THD, dfinal):
