@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from configs.schema import SOFTMAX, ModelConfig
 from kernels.exact import mixers as exact_mixers
@@ -29,6 +28,7 @@ from model.layers import (
 from model.layout import parameter_shapes
 from model.moe import MoE, SharedExpert
 from model.partition import local_part
+from model.recompute import recomputed
 from model.routing import Routing
 
 
@@ -158,7 +158,7 @@ class MiniMax(nn.Module):
         router_logits, jitters = [], self.training and self.config.router_jitter_noise > 0
         for layer in self.model.layers:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x_TX, logits = checkpoint(layer, x_TX, packed, use_reentrant=False, preserve_rng_state=jitters)
+                x_TX, logits = recomputed(layer, x_TX, packed, random=jitters)
             else:
                 x_TX, logits = layer(x_TX, packed)
             router_logits.append(logits)

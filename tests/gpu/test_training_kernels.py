@@ -111,8 +111,9 @@ def test_a_pass_through_the_network_has_the_same_bits_each_time(hybrid, checkpoi
     assert [n for n, a, b in zip(names, *found, strict=True) if not torch.equal(a, b)] == []
 
 
-def test_a_pass_through_the_network_waits_for_nothing(hybrid):
-    hybrid.checkpoint_activations = False
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_pass_through_the_network_waits_for_nothing(hybrid, checkpointed):
+    hybrid.checkpoint_activations = checkpointed
     tokens = torch.randint(512, (3000,), device="cuda")
     cu_seqlens = torch.tensor([0, 1000, 1700, 3000], device="cuda")
 

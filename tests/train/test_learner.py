@@ -32,8 +32,14 @@ def cluster():
 def group(request):
     made = []
 
-    def make(world_size: int, zero_stage: int, micro_batch_tokens: int = 10_000) -> LearnerGroup:
-        learner = LearnerConfig(world_size, zero_stage, micro_batch_tokens=micro_batch_tokens, threads=1)
+    def make(world_size: int, zero_stage: int, micro_batch_tokens: int = 10_000, recompute=False) -> LearnerGroup:
+        learner = LearnerConfig(
+            world_size,
+            zero_stage,
+            micro_batch_tokens=micro_batch_tokens,
+            activation_checkpointing=recompute,
+            threads=1,
+        )
         learners = LearnerGroup(RunConfig(learner=learner), MODEL, [{"num_cpus": 1}] * world_size)
         made.append(learners)
         learners.connect()
@@ -66,12 +72,20 @@ def exported(learners: LearnerGroup) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "zero_stage", "micro_batch_tokens"),
-    [(1, 0, 10_000), (1, 1, 30), (2, 0, 30), (2, 1, 10_000), (2, 2, 30), (2, 3, 30)],
+    ("world_size", "zero_stage", "micro_batch_tokens", "recompute"),
+    [
+        (1, 0, 10_000, False),
+        (1, 1, 30, True),
+        (2, 0, 30, False),
+        (2, 1, 10_000, False),
+        (2, 2, 30, True),
+        (2, 3, 30, False),
+        (2, 3, 30, True),
+    ],
 )
-def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_batch_tokens):
+def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_batch_tokens, recompute):
     expected, norm = plain_step()
-    learners = group(world_size, zero_stage, micro_batch_tokens)
+    learners = group(world_size, zero_stage, micro_batch_tokens, recompute)
     report = learners.update(samples(LENGTHS), OPTIMIZER.lr, AlgorithmConfig())
     weights = exported(learners)
     assert report.grad_norm == pytest.approx(norm, rel=1e-4)
