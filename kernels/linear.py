@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,4 +15,25 @@ def linear(x_TX: Tensor, weight_YX: Tensor) -> Tensor:
         from kernels.native.train import Linear
 
         return Linear.apply(x_TX, weight_YX)
+    master = x_TX.is_cuda and x_TX.dim() == 2 and x_TX.element_size() == 2 and weight_YX.dtype == torch.float32
+    if master and torch.is_grad_enabled():
+        return _MasterLinear.apply(x_TX, weight_YX)
     return F.linear(x_TX, weight_YX.to(x_TX.dtype))
+
+
+class _MasterLinear(torch.autograd.Function):
+    """16-bit rows, a float32 weight: its gradient leaves the product in float32, neither rounded nor cast after it."""
+
+    @staticmethod
+    def forward(ctx, x_TX: Tensor, weight_YX: Tensor):
+        narrow_YX = weight_YX.to(x_TX.dtype)
+        ctx.save_for_backward(x_TX, narrow_YX)
+        return F.linear(x_TX, narrow_YX)
+
+    @staticmethod
+    def backward(ctx, dy_TY: Tensor):
+        x_TX, narrow_YX = ctx.saved_tensors
+        dx_TX = dy_TY @ narrow_YX if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return dx_TX, None
+        return dx_TX, torch.mm(dy_TY.T, x_TX, out_dtype=torch.float32)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from kernels.launcher import ceil_div, launched, power_of_2
 
 _FEW = 2048  # rows of which a program takes one: a decoding batch's
 _NAMES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
@@ -141,7 +141,7 @@ def _norm_backward_kernel(
 
 def _tiling(size: int, elements: int) -> dict[str, int]:
     """Rows of a program so that it holds about `elements`, and warps for them."""
-    block = triton.next_power_of_2(size)
+    block = power_of_2(size)
     rows = max(1, elements // block)
     return {"SIZE": size, "BLOCK": block, "ROWS": rows, "num_warps": min(16, max(1, rows * block // 1024))}
 
@@ -178,7 +178,7 @@ def _forward(
     tiles = _tiling(size, 4096 if rows > _FEW and not few else size)
     flags = {"ADD": add, "GATE": gate, "WIDE": wide, "KEEP": keep and wide}
     if rows:
-        grid = (triton.cdiv(rows, tiles["ROWS"]),)
+        grid = (ceil_div(rows, tiles["ROWS"]),)
         kernel[grid](x, residual, other, weight, out, kept, rstd, rows, *scales, eps, **tiles, **flags)
     return out, kept, rstd
 
@@ -196,7 +196,7 @@ def _backward(
     x, other, weight, rstd = saved
     rows, size = x.shape
     tiles = _tiling(size, 2048)
-    walkers = min(_WALKERS, max(1, triton.cdiv(rows, tiles["ROWS"])))
+    walkers = min(_WALKERS, max(1, ceil_div(rows, tiles["ROWS"])))
     dx = torch.empty_like(x, dtype=dtypes[0])
     dother = torch.empty_like(x, dtype=dtypes[1]) if add or gate else dx
     parts = torch.empty(walkers, size, dtype=torch.float32, device=x.device)
@@ -319,5 +319,5 @@ class ScaledSum(torch.autograd.Function):
 def _sum(a: Tensor, b: Tensor, out: Tensor, scales: tuple[float, float], backward: bool) -> None:
     kernel: Any = _sum_kernel
     if out.numel():
-        grid = (triton.cdiv(out.numel(), 4096),)
+        grid = (ceil_div(out.numel(), 4096),)
         kernel[grid](a, b, out, out.numel(), *scales, BLOCK=4096, BACKWARD=backward, num_warps=8)

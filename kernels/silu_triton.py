@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from kernels.launcher import ceil_div, launched, power_of_2
 
 
 @triton.jit
@@ -52,7 +52,7 @@ class SiluQKV(torch.autograd.Function):
         out = torch.empty(tokens, heads, width // heads, dtype=joined_TJ.dtype, device=joined_TJ.device)
         kernel: Any = _silu_kernel
         if tokens:
-            kernel[(triton.cdiv(out.numel(), 4096),)](joined_TJ, out, out.numel(), BLOCK=4096, num_warps=8)
+            kernel[(ceil_div(out.numel(), 4096),)](joined_TJ, out, out.numel(), BLOCK=4096, num_warps=8)
         ctx.save_for_backward(joined_TJ)
         return out.split(width // (3 * heads), dim=-1)
 
@@ -62,9 +62,9 @@ class SiluQKV(torch.autograd.Function):
         dq, dk, dv = (grad.contiguous() for grad in grads)
         rows, dim = dq.shape[0] * dq.shape[1], dq.shape[2]
         dx_TJ = torch.empty_like(joined_TJ)
-        block = triton.next_power_of_2(dim)
+        block = power_of_2(dim)
         size = max(1, 2048 // block)
         kernel: Any = _silu_backward_kernel
         if rows:
-            kernel[(triton.cdiv(rows, size),)](joined_TJ, dq, dk, dv, dx_TJ, rows, D=dim, BLOCK=block, ROWS=size)
+            kernel[(ceil_div(rows, size),)](joined_TJ, dq, dk, dv, dx_TJ, rows, D=dim, BLOCK=block, ROWS=size)
         return dx_TJ, None

@@ -58,7 +58,8 @@ class LightningAttention(nn.Module):
         past = packed.past.states[self.layer] if packed.past else None
         wanted = packed.future is not None
         qkv_TJ, slopes_H = self.qkv_proj(x_TX), self.slopes(x_TX.device)
-        o_THD, state = silu_lightning(qkv_TJ, slopes_H, packed.cu_seqlens, past, wanted)
+        # The positions of a pass were counted by these borders, and that they end at T was asserted there.
+        o_THD, state = silu_lightning(qkv_TJ, slopes_H, packed.cu_seqlens, past, wanted, checked=True)
         if packed.future is not None and state is not None:
             packed.future.states[self.layer] = state
         return self._output(x_TX, o_THD)

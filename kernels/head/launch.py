@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.head.operands import add_product, operand, power_of_two, product
 from kernels.head.tiles import gradient_kernel, join_kernel, statistics_kernel
+from kernels.launcher import ceil_div
 
 _LOGITS_AT_ONCE = 50 << 23  # 800 MiB of their gradients; a quarter where the weight's gradient needs the room itself
 _TILE = {"ROWS": 128, "DEPTH": 64, "GROUP": 16}
@@ -60,7 +60,7 @@ def _statistics(
     (tokens, width), vocabulary = hidden.shape, len(weight)
     split = hidden.dtype != weight.dtype
     own, step = operand(hidden, scales[0], low=False), _chunk(tokens, weight)
-    tops, sums, dots = torch.empty(3, triton.cdiv(step, _HALF), tokens, dtype=torch.float32, device=hidden.device)
+    tops, sums, dots = torch.empty(3, ceil_div(step, _HALF), tokens, dtype=torch.float32, device=hidden.device)
     state = torch.zeros(3, tokens, dtype=torch.float32, device=hidden.device)
     state[0] = -1e30
     picked = torch.full_like(state[0], float("nan"))
@@ -70,7 +70,7 @@ def _statistics(
     for first in range(0, vocabulary, step):
         columns = min(step, vocabulary - first)
         theirs = operand(weight[first : first + columns], scales[1], low=split)
-        kernel[(triton.cdiv(tokens, _TILE["ROWS"]) * triton.cdiv(columns, 2 * _HALF),)](
+        kernel[(ceil_div(tokens, _TILE["ROWS"]) * ceil_div(columns, 2 * _HALF),)](
             _blocks(own.rows, _TILE["ROWS"], _TILE["DEPTH"]),
             _blocks(theirs.rows, _HALF, _TILE["DEPTH"]),
             targets,
@@ -89,8 +89,8 @@ def _statistics(
             num_warps=8,
             num_stages=4,
         )
-        parts = triton.cdiv(columns, _HALF)
-        join[(triton.cdiv(tokens, 32),)](
+        parts = ceil_div(columns, _HALF)
+        join[(ceil_div(tokens, 32),)](
             picked, tops, sums, dots, state, logprobs, lse, entropy, tokens, parts, ROWS=32, PARTS=32, num_warps=4
         )
     return logprobs, lse, entropy
@@ -127,7 +127,7 @@ def _gradients(
     for first in range(0, vocabulary, step):
         columns = min(step, vocabulary - first)
         theirs = operand(weight[first : first + columns], weight_scale, low=False)
-        tiles = triton.cdiv(tokens, _TILE["ROWS"]) * triton.cdiv(columns, 256)
+        tiles = ceil_div(tokens, _TILE["ROWS"]) * ceil_div(columns, 256)
         kernel[(min(tiles, _programs(hidden.device)),)](
             _blocks(own.rows, _TILE["ROWS"], _TILE["DEPTH"]),
             _blocks(theirs.rows, 256, _TILE["DEPTH"]),
@@ -166,8 +166,8 @@ def _programs(device: torch.device) -> int:
 def _chunk(tokens: int, weight: Tensor) -> int:
     """Columns of the vocabulary at one time: whole tiles, in chunks of like size; the weight bounds few tokens."""
     logits = _LOGITS_AT_ONCE // 4 if weight.dtype == torch.float32 else _LOGITS_AT_ONCE
-    chunks = triton.cdiv(len(weight), max(256, logits // max(tokens, weight.shape[1])))
-    return triton.cdiv(triton.cdiv(len(weight), chunks), 256) * 256
+    chunks = ceil_div(len(weight), max(256, logits // max(tokens, weight.shape[1])))
+    return ceil_div(ceil_div(len(weight), chunks), 256) * 256
 
 
 def _blocks(x: Tensor, rows: int, columns: int) -> TensorDescriptor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from kernels.head.tiles import split_kernel
+from kernels.launcher import ceil_div
 
 
 class Operand(NamedTuple):
@@ -24,7 +24,7 @@ def operand(x: Tensor, scale: Tensor | None, low: bool) -> Operand:
         return Operand(x, torch.ones((), dtype=torch.float32, device=x.device))
     rows = torch.empty(len(x) * (1 + low), x.shape[1], dtype=torch.float16, device=x.device)
     kernel: Any = split_kernel
-    kernel[(triton.cdiv(x.numel(), 4096),)](x, scale, rows, x.numel(), LOW=low, BLOCK=4096, num_warps=8)
+    kernel[(ceil_div(x.numel(), 4096),)](x, scale, rows, x.numel(), LOW=low, BLOCK=4096, num_warps=8)
     return Operand(rows, scale)
 
 

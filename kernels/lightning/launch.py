@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
+from kernels.launcher import ceil_div, power_of_2
 from kernels.lightning.segments import Segments, cut_into_segments, segment_length
 from kernels.lightning.walk import join_kernel, walk_kernel
 
@@ -57,17 +57,17 @@ def walk(
     `initial` is the state before the first token (backwards: with the last, undecayed), float32 contiguous.
     """
     tokens, heads, dim = q_THD.shape
-    sequences = len(cu_seqlens) - 1
-    padded = max(16, triton.next_power_of_2(dim))
+    sequences = cu_seqlens.shape[0] - 1
+    padded = max(16, power_of_2(dim))
     o_THD = torch.empty(tokens, heads, dim, dtype=q_THD.dtype, device=q_THD.device)
-    cut = triton.cdiv(tokens, segments.length) if segments else sequences
+    cut = ceil_div(tokens, segments.length) if segments else sequences
     columns, warps, stages = tiling(padded, heads, cut)
-    blocks = triton.cdiv(dim, columns)
+    blocks = ceil_div(dim, columns)
     kernel: Any = walk_kernel
     chunk, precision = _WIDE if q_THD.dtype == torch.float32 else _NARROW
 
     def launch(entering: Tensor | None, leaving: Tensor | None, output: bool) -> None:
-        kernel[(blocks, len(segments.sequence_G) if segments else sequences, heads)](
+        kernel[(blocks, segments.sequence_G.shape[0] if segments else sequences, heads)](
             q_THD,
             k_THD,
             v_THD,
@@ -104,11 +104,11 @@ def walk(
         after = states(sequences) if final else None
         launch(initial, after, output=True)
         return o_THD, after
-    entering, after = states(len(segments.sequence_G)), states(sequences)
+    entering, after = states(segments.sequence_G.shape[0]), states(sequences)
     launch(None, entering, output=False)
     join: Any = join_kernel
-    block = min(1024, triton.next_power_of_2(dim * dim))
-    join[(sequences, heads, triton.cdiv(dim * dim, block))](
+    block = min(1024, power_of_2(dim * dim))
+    join[(sequences, heads, ceil_div(dim * dim, block))](
         initial if initial is not None else entering,
         entering,
         after,
@@ -141,7 +141,7 @@ class LightningAttention(torch.autograd.Function):
     def keep(ctx, q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial):
         """What backward goes on from, and the segments that forward walks too."""
         tokens, heads, dim = q_THD.shape
-        length = segment_length(tokens, len(cu_seqlens) - 1, heads * triton.cdiv(dim, 32))
+        length = segment_length(tokens, cu_seqlens.shape[0] - 1, heads * ceil_div(dim, 32))
         ctx.segments = None if length is None else cut_into_segments(cu_seqlens, tokens, length)
         ctx.save_for_backward(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial)
 
@@ -153,10 +153,14 @@ class LightningAttention(torch.autograd.Function):
         cut = ctx.segments
         dq, _ = walk(do, v, k, slopes, cu, across, False, cut)
         # Walking backwards the final state meets the last token undecayed, which a walk's first step would decay once.
-        decay_H11 = torch.exp(-slopes.float())[:, None, None]
-        after = None if dfinal is None else dfinal.float() / decay_H11
+        after = None if dfinal is None else dfinal.float() / _decay(slopes)
         across = None if after is None else after.transpose(2, 3).contiguous()
         dk, _ = walk(v, do, q, slopes, cu, across, False, cut, backwards=True)
         dv, before = walk(k, q, do, slopes, cu, after, initial is not None, cut, backwards=True)
-        dinitial = None if before is None else (before * decay_H11).to(initial.dtype)
+        dinitial = None if before is None else (before * _decay(slopes)).to(initial.dtype)
         return dq, dk, dv, None, None, dinitial, None
+
+
+def _decay(slopes_H: Tensor) -> Tensor:
+    """Of a token, for states [S, H, D, D]."""
+    return torch.exp(-slopes_H.float())[:, None, None]

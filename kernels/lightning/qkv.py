@@ -16,6 +16,7 @@ def silu_lightning(
     cu_seqlens: Tensor,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
+    checked: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Lightning attention of silu(qkv), for rows [T, H * 3 D] that hold q, k and v of one head after the other.
 
@@ -31,5 +32,5 @@ def silu_lightning(
             raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {len(qkv_TJ)} tokens")
         return Lightning.apply(qkv_TJ, slopes_H, cu_seqlens, initial_state, output_final_state)
     return lightning_attention(
-        *silu_qkv(qkv_TJ, len(slopes_H)), slopes_H, cu_seqlens, initial_state, output_final_state
+        *silu_qkv(qkv_TJ, len(slopes_H)), slopes_H, cu_seqlens, initial_state, output_final_state, checked
     )

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from kernels.launcher import ceil_div, launched
 
 _WANTED_PROGRAMS = 528  # four for each multiprocessor of an H100
 _ENOUGH_A_SEQUENCE = 96  # walkers of one sequence with which it keeps up alone
@@ -35,13 +35,13 @@ def segment_length(tokens: int, sequences: int, walkers: int) -> int | None:
     short = tokens <= _SHORT_SEQUENCE * sequences
     if short or walkers >= _ENOUGH_A_SEQUENCE or sequences * walkers >= _WANTED_PROGRAMS:
         return None
-    segments = triton.cdiv(_WANTED_PROGRAMS, walkers)
-    return max(_SHORTEST_SEGMENT, triton.cdiv(triton.cdiv(tokens, segments), _MULTIPLE) * _MULTIPLE)
+    segments = ceil_div(_WANTED_PROGRAMS, walkers)
+    return max(_SHORTEST_SEGMENT, ceil_div(ceil_div(tokens, segments), _MULTIPLE) * _MULTIPLE)
 
 
 def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
     """Never waits for the device. A segment beyond the last starts at its sequence's end."""
-    sequences = len(cu_seqlens) - 1
+    sequences = cu_seqlens.shape[0] - 1
     count = tokens // length + sequences
     whole = -(-count // 4) * 4  # each part begins at 16 bytes: otherwise Triton compiles the walk anew
     table = torch.empty(2 * whole + sequences, dtype=torch.int32, device=cu_seqlens.device)

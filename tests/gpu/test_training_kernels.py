@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels.experts.moe import moe_experts
+from kernels.linear import linear
 from model.network import MiniMax
 from tests.benchmarks.generation import network, shape
 from tests.kernels.test_experts_triton import CASES, check, check_numbering, inputs
@@ -39,6 +40,23 @@ def test_router(dtype):
 
 def test_choice():
     check_choice("cuda", [(1, 1, 1), (70, 5, 3), (5000, 16, 2), (3000, 256, 8)])
+
+
+def test_a_linear_map_rounds_its_float32_weight_but_not_the_gradient():
+    x = torch.randn(300, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(96, 64, device="cuda", requires_grad=True)
+    dy = torch.randn(300, 96, device="cuda", dtype=torch.bfloat16)
+    y = linear(x, weight)
+    grads = torch.autograd.grad(y, [x, weight], dy)
+    narrow = weight.bfloat16().double()
+    for ours, exact, bound in (
+        (y, x.double() @ narrow.T, 2**-8),
+        (grads[0], dy.double() @ narrow, 2**-8),
+        (grads[1], dy.double().T @ x.double(), 1e-6),
+    ):
+        assert (ours.double() - exact).norm() <= bound * exact.norm()
+    assert grads[1].dtype == torch.float32
+    assert torch.autograd.grad(linear(x.detach(), weight), weight, dy)[0].equal(grads[1])
 
 
 @pytest.mark.parametrize("case", [*CASES, (1500, 16, 2, 512, 384), (900, 8, 4, 264, 40)])
