@@ -39,7 +39,9 @@ def _logits_kernel(
         x = tl.load(x_ptr + at, mask=(r[:, None] < rows) & (i[None, :] < X), other=0.0).to(tl.float32)
         inside = (e[None, :] < E) & (i[:, None] < X)
         weight = tl.load(weight_ptr + e[None, :] * X + i[:, None], mask=inside, other=0.0).to(tl.float32)
-        out = tl.dot(x, weight, out, input_precision="ieee")
+        # Not one chain of sums over all columns: the additions of parts must not become part of the product.
+        part = tl.dot(x, weight, input_precision="ieee")
+        out = tl.fma(part, tl.full([ROWS, EXPERTS], 1.0, tl.float32), out)
     at = r.to(tl.int64)[:, None] * E + e[None, :]
     tl.store(out_ptr + at, out, mask=(r[:, None] < rows) & (e[None, :] < E))
 

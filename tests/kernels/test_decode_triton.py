@@ -40,10 +40,11 @@ ROUTES = [(tokens, *shape) for tokens in (1, 20) for shape in ((16, 2), (5, 1), 
 
 
 def check_routed(device: str, dtype: torch.dtype) -> None:
-    """At most twice torch's error."""
+    """At most twice torch's error, on average over eight draws: one token's few numbers scatter."""
     for route in ROUTES:
-        ours, theirs = routed(*route, device, dtype)
-        assert ours <= 2 * theirs, (route, ours, theirs)
+        draws = 8 if device == "cuda" else 2
+        ours, theirs = map(sum, zip(*(routed(*route, device, dtype) for _ in range(draws)), strict=True))
+        assert ours <= 2 * theirs, (route, ours / draws, theirs / draws)
 
 
 def check_lightning_decode(device: str) -> None:
