@@ -71,6 +71,7 @@ class Engine:
         # On CUDA a step's flags are read when the next one is under way, and graphs want tables that never grow.
         self.lag = int(device.type == "cuda")
         self.aside = torch.cuda.Stream() if self.lag else None
+        self.settled = torch.cuda.Event() if self.lag else None
         if self.lag:
             self.cache.widen(-(-self.max_length // page_tokens))
         pool, self.rows = PagePool(pages), Rows(slots, eos_id, device)
@@ -152,6 +153,7 @@ class Engine:
         if self.running:
             self._find_pages()
         if self.running:
+            self._settle()
             self._decode()
         self._collect(keep=self.lag)
         finished, self._finished = self._finished, []
@@ -171,12 +173,22 @@ class Engine:
         self.stats.slot_steps += len(logits_BV)
 
     def _collect(self, keep: int) -> None:
-        """Finish what the reports say has ended, but for the last `keep` reports."""
+        """Finish what the reports say has ended, but for the last `keep` reports; rows move once all has been read."""
+        gone: list[Sequence] = []
+        if not keep:
+            self._settle()
         while len(self._reports) > keep:
             report = self._reports.popleft()
-            ended = report.ended()
-            self._finished += [self._completion(sequence, report.clock, stop) for sequence, stop in ended]
-            self._leave([sequence for sequence, _ in ended])
+            for sequence, stop in report.ended():
+                self._finished.append(self._completion(sequence, report.clock, stop))
+                sequence.done = True
+                gone.append(sequence)
+        self._leave(gone)
+
+    def _settle(self) -> None:
+        """Rows now lie, or soon will, where the next step finds them: where completions are read from, too."""
+        if self.settled:
+            self.settled.record()
 
     def _leave(self, gone: list[Sequence]) -> None:
         for sequence in gone:
@@ -186,6 +198,8 @@ class Engine:
     def _completion(self, sequence: Sequence, clock: int, stop: str) -> Completion:
         slot, length = sequence.slot, sequence.count(clock)
         with torch.cuda.stream(self.aside):  # all of it has been written: the step under way is not waited for
+            if self.settled:
+                self.settled.wait()  # but rows may still be on their way to their slots
             tables = self.rows.tokens, self.rows.logprobs
             tokens_T, logprobs_T = (table[slot, :length].cpu().numpy().copy() for table in tables)
             routing_TLK = self.cache.routing_of(sequence.pages, len(sequence.request.prompt_T) + length - 1)

@@ -15,6 +15,7 @@ from model.generation.decode import Decoder
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
 from model.generation.requests import Interruption, Request
+from model.generation.rows import Rows
 from model.layers import RMSNorm
 from model.network import MiniMax
 from model.routing import Routing, changed_choices
@@ -169,6 +170,22 @@ def test_preempted_split_and_shuffled(small):
     tight, engine = run(small, slots=40, kv_tokens=4096, prefill_tokens=128, requests=wanted[::-1])
     assert engine.stats.preemptions > 0
     equal(undisturbed, tight)
+
+
+def test_responses_are_read_where_their_rows_have_moved(small, monkeypatch):
+    """Rows close gaps on the device some time after the host has said so; what ends meanwhile is not read too early."""
+    rng = np.random.default_rng(3)
+    wanted = [Request(i, rng.integers(6, 512, 9), [stream_key(i)], 12 + i // 2) for i in range(40)]
+    undisturbed, _ = run(small, requests=wanted)
+    move = Rows.move
+
+    def late(self, *places):
+        torch.cuda._sleep(20_000_000)  # ten milliseconds
+        move(self, *places)
+
+    monkeypatch.setattr(Rows, "move", late)
+    disturbed, _ = run(small, requests=wanted)
+    equal(undisturbed, disturbed)
 
 
 def test_prompts_in_other_passes(small):
