@@ -95,7 +95,19 @@ def rotary_frequencies(dims: int, theta: float, device: torch.device) -> Tensor:
 
 
 def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split (neox) rotation of the first 2 * cos.shape[1] dims of each head; the rest passes through."""
+    """Half-split (neox) rotation of the first 2 * cos.shape[1] dims of each head; the rest passes through.
+
+    One Triton kernel forward and one backward on CUDA; elsewhere, and in float64, torch.
+    """
+    if x_THD.is_cuda and x_THD.dtype != torch.float64:
+        from kernels.exact.rotary_triton import Rotate
+
+        return Rotate.apply(x_THD, cos, sin)
+    return rotate_reference(x_THD, cos, sin)
+
+
+def rotate_reference(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The same in torch."""
     half = cos.shape[1]
     first, second, rest = x_THD.split([half, half, x_THD.shape[-1] - 2 * half], dim=-1)
     a, b = first.to(cos.dtype), second.to(cos.dtype)

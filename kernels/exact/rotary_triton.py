@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.decoding.linear_triton import begin, launch
+from kernels.launcher import launched, power_of_2
 
 
 @triton.jit
@@ -26,6 +27,7 @@ def _turned(x_at, d, inside, cos_ptr, sin_ptr, D: tl.constexpr, HALF: tl.constex
     return tl.fma(x.to(tl.float32), cos[None, :] + tl.zeros_like(other), other * sin[None, :]).to(x.dtype)
 
 
+@launched
 @triton.jit
 def _rotate_kernel(
     x_ptr,
@@ -97,6 +99,20 @@ def rotate_triton(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+class Rotate(torch.autograd.Function):
+    """`rotate_triton`, whose gradient turns the other way."""
+
+    @staticmethod
+    def forward(ctx, x_THD: Tensor, cos: Tensor, sin: Tensor):
+        ctx.save_for_backward(cos, sin)
+        return rotate_triton(x_THD, cos, sin)
+
+    @staticmethod
+    def backward(ctx, dout_THD: Tensor):
+        cos, sin = ctx.saved_tensors
+        return rotate_triton(dout_THD, cos, -sin), None, None
+
+
 def place_triton(
     qkv: tuple[Tensor, Tensor, Tensor],
     cos: Tensor,
@@ -135,8 +151,8 @@ def place_triton(
 def _sizes(heads: int, dim: int, half: int) -> dict[str, int]:
     return {
         "H": heads,
-        "HEADS": triton.next_power_of_2(heads),
+        "HEADS": power_of_2(heads),
         "D": dim,
-        "DIM": triton.next_power_of_2(dim),
+        "DIM": power_of_2(dim),
         "HALF": half,
     }

@@ -10,7 +10,14 @@ from kernels.linear import linear
 from model.network import MiniMax
 from tests.benchmarks.generation import network, shape
 from tests.kernels.test_experts_triton import CASES, check, check_numbering, inputs
-from tests.kernels.test_fused_triton import check_choice, check_norms, check_router, check_silu, check_streams
+from tests.kernels.test_fused_triton import (
+    check_choice,
+    check_norms,
+    check_rotation,
+    check_router,
+    check_silu,
+    check_streams,
+)
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -36,6 +43,11 @@ def test_silu(dtype):
 @HALF_AND_FULL
 def test_router(dtype):
     check_router("cuda", dtype, [(1, 24, 5), (70, 130, 16), (5000, 1024, 16), (3000, 6144, 32)])
+
+
+@HALF_AND_FULL
+def test_rotation(dtype):
+    check_rotation("cuda", dtype, [(1, 1, 16, 8), (3000, 16, 64, 32), (500, 6, 96, 24)])
 
 
 def test_choice():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.experts.moe import top_experts
 from kernels.rms_norm import rms_norm_reference
+from model.layers import rotate_reference
 
 Op = Callable[..., tuple[Tensor, ...]]
 
@@ -137,6 +138,22 @@ def check_router(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, i
         compare(ours, plain, [x, weight], dtype)
 
 
+def check_rotation(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int, int]]) -> None:
+    from kernels.exact.rotary_triton import Rotate
+
+    for tokens, heads, dim, half in shapes:
+        x, angles = randoms(device, (tokens, heads, dim), (tokens, half))
+        cos, sin = angles.cos(), angles.sin()
+
+        def ours(x: Tensor, tables=(cos, sin)) -> tuple[Tensor, ...]:
+            return (Rotate.apply(x, *tables),)
+
+        def plain(x: Tensor, tables=(cos, sin)) -> tuple[Tensor, ...]:
+            return (rotate_reference(x, *(table.to(torch.promote_types(x.dtype, table.dtype)) for table in tables)),)
+
+        compare(ours, plain, [x], dtype)
+
+
 def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
     """The experts torch chooses, their weights and the logits' gradient."""
     from kernels.experts.choice_triton import ChooseExperts
@@ -163,6 +180,7 @@ def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
         "check_streams('cpu', dtype, [(1, 24), (37, 256)])",
         "check_silu('cpu', dtype, [(1, 1, 16), (65, 3, 24)])",
         "check_router('cpu', dtype, [(1, 24, 5), (70, 130, 16)])",
+        "check_rotation('cpu', dtype, [(1, 1, 16, 4), (33, 3, 24, 12)])",
         "check_choice('cpu', [(1, 1, 1), (70, 5, 3), (200, 32, 2)])",
     ],
 )

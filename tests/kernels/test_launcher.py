@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +114,32 @@ def test_what_does_not_fit_is_refused(device):
         kernel[(1,)](x, x, [1], 0.5, 3, BLOCK=16)
     with pytest.raises(ValueError, match="_backward: constexprs come after the arguments"):
         Launched(JITFunction(_backward))
+
+
+def test_no_kernel_calls_one_that_is_launched():
+    """Triton compiles calls of its own functions alone."""
+    trees = [ast.parse(path.read_text()) for path in Path(launcher.__file__).parent.rglob("*.py")]
+    functions = [
+        (node, [ast.unparse(decorator) for decorator in node.decorator_list])
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    names = {node.name for node, decorators in functions if "launched" in decorators}
+    names |= {
+        ast.unparse(node.targets[0])
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("launched(")
+    }
+    called = {
+        (node.name, inner.id)
+        for node, decorators in functions
+        if any("triton.jit" in decorator for decorator in decorators)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Name) and inner.id in names
+    }
+    assert len(names) > 20 and not called
 
 
 def test_what_is_no_compiled_kernel_stays_as_it_is():
