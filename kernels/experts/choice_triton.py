@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from kernels.launcher import ceil_div, launched, power_of_2
 
 
 @launched
@@ -103,6 +103,6 @@ class ChooseExperts(torch.autograd.Function):
 
 
 def _launch(rows: int, experts: int, top_k: int) -> tuple[tuple[int], dict[str, int]]:
-    wide = max(2, triton.next_power_of_2(experts))
+    wide = max(2, power_of_2(experts))
     size = max(1, 2048 // wide)
-    return (triton.cdiv(rows, size),), {"E": experts, "EXPERTS": wide, "K": top_k, "ROWS": size}
+    return (ceil_div(rows, size),), {"E": experts, "EXPERTS": wide, "K": top_k, "ROWS": size}

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from kernels.launcher import ceil_div, launched, power_of_2
 
 _WALKERS = 64  # programs of the backward pass under each block of columns
 
@@ -89,9 +89,9 @@ class RouterLogits(torch.autograd.Function):
         (rows, width), experts = x_TX.shape, len(weight_EX)
         out_TE = torch.empty(rows, experts, dtype=torch.float32, device=x_TX.device)
         kernel: Any = _logits_kernel
-        sizes = {"X": width, "E": experts, "EXPERTS": max(16, triton.next_power_of_2(experts))}
+        sizes = {"X": width, "E": experts, "EXPERTS": max(16, power_of_2(experts))}
         if rows:
-            kernel[(triton.cdiv(rows, 64),)](x_TX, weight_EX, out_TE, rows, **sizes, ROWS=64, BLOCK=64)
+            kernel[(ceil_div(rows, 64),)](x_TX, weight_EX, out_TE, rows, **sizes, ROWS=64, BLOCK=64)
         ctx.save_for_backward(x_TX, weight_EX)
         return out_TE
 
@@ -100,10 +100,10 @@ class RouterLogits(torch.autograd.Function):
         x_TX, weight_EX = ctx.saved_tensors
         (rows, width), experts = x_TX.shape, len(weight_EX)
         dx_TX = torch.empty_like(x_TX)
-        walkers = min(_WALKERS, max(1, triton.cdiv(rows, 64)))
+        walkers = min(_WALKERS, max(1, ceil_div(rows, 64)))
         parts = torch.empty(walkers, experts, width, dtype=torch.float32, device=x_TX.device)
         kernel: Any = _logits_backward_kernel
-        sizes = {"X": width, "E": experts, "EXPERTS": max(16, triton.next_power_of_2(experts))}
+        sizes = {"X": width, "E": experts, "EXPERTS": max(16, power_of_2(experts))}
         given = dout_TE.contiguous(), x_TX, weight_EX, dx_TX, parts, rows
-        kernel[(triton.cdiv(width, 64), walkers)](*given, **sizes, ROWS=32, BLOCK=64)
+        kernel[(ceil_div(width, 64), walkers)](*given, **sizes, ROWS=32, BLOCK=64)
         return dx_TX, parts.sum(0).to(weight_EX.dtype)

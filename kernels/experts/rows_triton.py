@@ -14,20 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from kernels.launcher import ceil_div, launched, power_of_2
 
 BLOCK_ROWS = 128
 _FILLERS = 8  # programs that share an expert's rows without a choice
-
-
-def ceil_div(a: int, b: int) -> int:
-    """Triton's own costs the host ten times as much, and so does its next_power_of_2."""
-    return -(-a // b)
-
-
-def power_of_2(least: int) -> int:
-    """The smallest that is not below `least`, which is at least 1."""
-    return 1 << (least - 1).bit_length()
 
 
 class Rows(NamedTuple):

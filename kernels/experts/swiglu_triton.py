@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.experts.gemm_triton import expert_of, tile_of
-from kernels.experts.rows_triton import Rows, power_of_2
-from kernels.launcher import launched
+from kernels.experts.rows_triton import Rows
+from kernels.launcher import launched, power_of_2
 from kernels.silu_triton import silu_gradient
 
 
