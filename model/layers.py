@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kernels.head.logprobs import head_logprobs
 from kernels.linear import linear
-from kernels.rms_norm import added_stream_norm, rms_norm, stream_norm
+from kernels.norm.rms_norm import added_stream_norm, rms_norm, stream_norm
 from model.routing import Routing
 
 

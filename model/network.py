@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from configs.schema import SOFTMAX, ModelConfig
 from kernels.exact import mixers as exact_mixers
 from kernels.exact.layers import pointwise
-from kernels.rms_norm import scaled_sum
+from kernels.norm.rms_norm import scaled_sum
 from model.attention import LightningAttention, SoftmaxAttention
 from model.exact import make_exact
 from model.layers import (

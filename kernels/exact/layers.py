@@ -21,8 +21,8 @@ from kernels.head.logprobs import head_logprobs, in_triton
 from kernels.linear import linear as ordinary_linear
 from kernels.native.library import serves
 from kernels.native.sample import score_native
-from kernels.rms_norm import rms_norm as ordinary_norm
-from kernels.rms_norm import scaled_sum
+from kernels.norm.rms_norm import rms_norm as ordinary_norm
+from kernels.norm.rms_norm import scaled_sum
 
 _ROWS = 16  # of a block on a CPU: fewer take other paths through MKL
 _NUMBERS = 1 << 14  # of a block of elementwise work on a CPU: one thread, and whole vectors
@@ -188,10 +188,10 @@ def _one_after_another(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None = None) -> Tensor:
-    """As `kernels.rms_norm.rms_norm` for rows [T, X]."""
+    """As `kernels.norm.rms_norm.rms_norm` for rows [T, X]."""
     if not x_TX.is_cuda:
         return _norm_on_cpu(x_TX, weight_X, eps, gate_TX)
-    from kernels.rms_norm_triton import GatedRMSNorm, RMSNorm
+    from kernels.norm.launch import GatedRMSNorm, RMSNorm
 
     if gate_TX is not None:
         return GatedRMSNorm.apply(x_TX, gate_TX, weight_X, eps, True)
@@ -199,11 +199,11 @@ def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None 
 
 
 def stream_norm(x_TX: Tensor, weight_X: Tensor, eps: float, postnorm: bool) -> tuple[Tensor, Tensor]:
-    """As `kernels.rms_norm.stream_norm`, in x's dtype."""
+    """As `kernels.norm.rms_norm.stream_norm`, in x's dtype."""
     if not x_TX.is_cuda:
         normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
         return normed_TX if postnorm else x_TX, normed_TX
-    from kernels.rms_norm_triton import StreamNorm
+    from kernels.norm.launch import StreamNorm
 
     return StreamNorm.apply(x_TX, weight_X, eps, x_TX.dtype, postnorm, True)
 
@@ -211,12 +211,12 @@ def stream_norm(x_TX: Tensor, weight_X: Tensor, eps: float, postnorm: bool) -> t
 def added_stream_norm(
     residual_TX: Tensor, update_TX: Tensor, scales: tuple[float, float], weight_X: Tensor, eps: float, postnorm: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `kernels.rms_norm.added_stream_norm`, in one dtype."""
+    """As `kernels.norm.rms_norm.added_stream_norm`, in one dtype."""
     if not update_TX.is_cuda:
         x_TX = scaled_sum(residual_TX, update_TX, scales)
         normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
         return normed_TX if postnorm else x_TX, normed_TX, normed_TX
-    from kernels.rms_norm_triton import AddedStreamNorm
+    from kernels.norm.launch import AddedStreamNorm
 
     return AddedStreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm, True)
 

@@ -12,7 +12,8 @@ from kernels.decoding.experts_triton import Roster, enlist
 from kernels.decoding.linear_triton import begin, fetch_ahead, launch, lines
 from kernels.exact.linear_triton import in_parts
 from kernels.exact.rows_triton import choose
-from kernels.rms_norm_triton import _tiling, norm_rows
+from kernels.norm.launch import tiling
+from kernels.norm.rows import norm_rows
 
 _ROWS = 16  # that one program routes
 _ROUTER_DEPTH, _ROUTER_WARPS, _ROUTER_STAGES = 128, 2, 3
@@ -210,7 +211,7 @@ def _router_kernel(
 
 def _tiles(size: int) -> dict[str, int]:
     """As the learner's where it has a program for each row."""
-    return {name: number for name, number in _tiling(size, size).items() if name != "ROWS"}
+    return {name: number for name, number in tiling(size, size).items() if name != "ROWS"}
 
 
 def enter(

@@ -10,7 +10,7 @@ import torch
 
 from kernels.experts.moe import routed_experts
 from kernels.lightning import lightning_decode, lightning_decode_reference
-from kernels.rms_norm import rms_norm_reference
+from kernels.norm.rms_norm import rms_norm_reference
 from model.generation.decode import Decoder
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key

@@ -180,7 +180,7 @@ def check_rows(device: str, dtype: torch.dtype) -> None:
 
 def check_norms(device: str, dtype: torch.dtype) -> None:
     """A row's norms are what they are alone, also where others have a program for several rows."""
-    from kernels.rms_norm_triton import AddedStreamNorm, GatedRMSNorm, RMSNorm
+    from kernels.norm.launch import AddedStreamNorm, GatedRMSNorm, RMSNorm
 
     count, size = (5000, 1024) if device == "cuda" else (70, 24)
     x, other = torch.randn(2, count, size, device=device).to(dtype)

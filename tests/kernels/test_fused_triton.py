@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.experts.moe import top_experts
-from kernels.rms_norm import rms_norm_reference
+from kernels.norm.rms_norm import rms_norm_reference
 from model.layers import rotate_reference
 
 Op = Callable[..., tuple[Tensor, ...]]
@@ -47,7 +47,7 @@ def randoms(device: str, *shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 def check_norms(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
-    from kernels.rms_norm_triton import GatedRMSNorm, RMSNorm
+    from kernels.norm.launch import GatedRMSNorm, RMSNorm
 
     for rows, size in shapes:
         x, other, weight = randoms(device, (rows, size), (rows, size), (size,))
@@ -72,7 +72,7 @@ def wide(x: Tensor) -> Tensor:
 
 def check_streams(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
     """The stream as wide as what layers read, and wider; all results read, or some."""
-    from kernels.rms_norm_triton import AddedStreamNorm, ScaledSum, StreamNorm
+    from kernels.norm.launch import AddedStreamNorm, ScaledSum, StreamNorm
 
     for (rows, size), postnorm, widened in itertools.product(shapes, (True, False), (wide, lambda x: x)):
         x, other, weight = randoms(device, (rows, size), (rows, size), (size,))

@@ -10,7 +10,7 @@ from kernels.head.logprobs import head_logprobs
 from kernels.lightning.qkv import silu_lightning
 from kernels.linear import linear
 from kernels.native.train import matmul
-from kernels.rms_norm import rms_norm
+from kernels.norm.rms_norm import rms_norm
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 

@@ -9,146 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import ceil_div, launched, power_of_2
+from kernels.launcher import ceil_div, power_of_2
+from kernels.norm.rows import norm_backward_kernel, norm_kernel, sum_kernel
 
 _FEW = 2048  # rows of which a program takes one: a decoding batch's
 _NAMES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 _WALKERS = 528  # programs of the backward pass: four for each multiprocessor of an H100
 
 
-@triton.jit
-def norm_rows(
-    x_ptr,
-    residual_ptr,
-    gate_ptr,
-    weight_ptr,
-    out_ptr,
-    kept_ptr,
-    rstd_ptr,
-    rows,
-    alpha,
-    beta,
-    eps,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    ADD: tl.constexpr,
-    GATE: tl.constexpr,
-    WIDE: tl.constexpr,
-    KEEP: tl.constexpr,
-):
-    """ADD: x is written, the sum of residual and what `gate_ptr` then points at, the update. GATE: times sigmoid.
-
-    WIDE: the stream is wider than the norm, which is rounded once; KEEP: and written to `kept_ptr` before that.
-    """
-    narrow = out_ptr.dtype.element_ty
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    i = tl.arange(0, BLOCK)
-    at = r.to(tl.int64)[:, None] * SIZE + i[None, :]
-    inside = (r[:, None] < rows) & (i[None, :] < SIZE)
-    if ADD:
-        update = tl.load(gate_ptr + at, mask=inside, other=0.0).to(tl.float32) * beta
-        if not WIDE:
-            update = update.to(narrow).to(tl.float32)
-        x = tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32) * alpha + update
-        tl.store(x_ptr + at, x.to(x_ptr.dtype.element_ty), mask=inside)
-        if not WIDE:
-            x = x.to(narrow).to(tl.float32)
-    else:
-        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    rstd = 1.0 / tl.sqrt_rn(tl.sum(x * x, 1) / SIZE + eps)
-    tl.store(rstd_ptr + r, rstd, mask=r < rows)
-    weight = tl.load(weight_ptr + i, mask=i < SIZE, other=0.0).to(narrow).to(tl.float32)
-    normed = x * rstd[:, None]
-    if not WIDE:
-        normed = normed.to(narrow).to(tl.float32)
-    normed *= weight[None, :]
-    if KEEP:
-        tl.store(kept_ptr + at, normed, mask=inside)
-    if GATE:
-        share = tl.sigmoid(tl.load(gate_ptr + at, mask=inside, other=0.0).to(tl.float32)).to(narrow).to(tl.float32)
-        normed = share * normed.to(narrow).to(tl.float32)
-    tl.store(out_ptr + at, normed.to(narrow), mask=inside)
-
-
-_norm_kernel = launched(norm_rows)  # which kernels of decoding call, too
-
-
-@launched
-@triton.jit
-def _norm_backward_kernel(
-    dout_ptr,
-    dtwin_ptr,
-    dthird_ptr,
-    dsum_ptr,
-    x_ptr,
-    gate_ptr,
-    weight_ptr,
-    rstd_ptr,
-    dx_ptr,
-    dother_ptr,
-    dweight_ptr,
-    rows,
-    alpha,
-    beta,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    ADD: tl.constexpr,
-    GRADIENTS: tl.constexpr,
-    SUM: tl.constexpr,
-    GATE: tl.constexpr,
-    NARROW: tl.constexpr,
-):
-    """dx, of so many GRADIENTS of the norm; with ADD the residual's and the update's gradients, to which SUM adds what
-    reached x itself; with GATE the gate's. NARROW: what the weight was rounded to. `dweight_ptr`: float32
-    [programs, SIZE]."""
-    i = tl.arange(0, BLOCK)
-    weight = tl.load(weight_ptr + i, mask=i < SIZE, other=0.0).to(NARROW).to(tl.float32)
-    dweight = tl.zeros([BLOCK], tl.float32)
-    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
-        r = first + tl.arange(0, ROWS)
-        at = r.to(tl.int64)[:, None] * SIZE + i[None, :]
-        inside = (r[:, None] < rows) & (i[None, :] < SIZE)
-        dout = tl.load(dout_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        if GRADIENTS > 1:
-            dout += tl.load(dtwin_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        if GRADIENTS > 2:
-            dout += tl.load(dthird_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        rstd = tl.load(rstd_ptr + r, mask=r < rows, other=0.0)
-        unit = x * rstd[:, None]
-        if GATE:
-            share = tl.sigmoid(tl.load(gate_ptr + at, mask=inside, other=0.0).to(tl.float32))
-            dgate = dout * unit * weight[None, :] * share * (1.0 - share)
-            tl.store(dother_ptr + at, dgate.to(dother_ptr.dtype.element_ty), mask=inside)
-            dout = dout * share
-        dweight += tl.sum(dout * unit, 0)
-        dunit = dout * weight[None, :]
-        dx = (dunit - unit * (tl.sum(dunit * unit, 1) / SIZE)[:, None]) * rstd[:, None]
-        if SUM:
-            dx += tl.load(dsum_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        if ADD:
-            tl.store(dother_ptr + at, (dx * beta).to(dother_ptr.dtype.element_ty), mask=inside)
-            dx = dx * alpha
-        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-    tl.store(dweight_ptr + tl.program_id(0) * SIZE + i, dweight, mask=i < SIZE)
-
-
-def _tiling(size: int, elements: int) -> dict[str, int]:
+def tiling(size: int, elements: int) -> dict[str, int]:
     """Rows of a program so that it holds about `elements`, and warps for them."""
     block = power_of_2(size)
     rows = max(1, elements // block)
     return {"SIZE": size, "BLOCK": block, "ROWS": rows, "num_warps": min(16, max(1, rows * block // 1024))}
-
-
-def rms_norm_triton(x_TX: Tensor, weight_X: Tensor, eps: float) -> Tensor:
-    """Without gradient, and with the same bits for a row whatever stands beside it: a program a row."""
-    return _forward(x_TX, x_TX, x_TX, weight_X, eps, x_TX.dtype, few=True)[0]
 
 
 def _forward(
@@ -174,8 +50,8 @@ def _forward(
     out = torch.empty_like(x, dtype=dtype)
     rstd = torch.empty(rows, dtype=torch.float32, device=x.device)
     kept = torch.empty_like(residual) if keep and wide else out
-    kernel: Any = _norm_kernel
-    tiles = _tiling(size, 4096 if rows > _FEW and not few else size)
+    kernel: Any = norm_kernel
+    tiles = tiling(size, 4096 if rows > _FEW and not few else size)
     flags = {"ADD": add, "GATE": gate, "WIDE": wide, "KEEP": keep and wide}
     if rows:
         grid = (ceil_div(rows, tiles["ROWS"]),)
@@ -195,7 +71,7 @@ def _backward(
     """Gradients of x (or the residual) and of the other, in `dtypes`, and of the weight. The norm has the second."""
     x, other, weight, rstd = saved
     rows, size = x.shape
-    tiles = _tiling(size, 2048)
+    tiles = tiling(size, 2048)
     walkers = min(_WALKERS, max(1, ceil_div(rows, tiles["ROWS"])))
     dx = torch.empty_like(x, dtype=dtypes[0])
     dother = torch.empty_like(x, dtype=dtypes[1]) if add or gate else dx
@@ -203,7 +79,7 @@ def _backward(
     found = [dout.contiguous() for dout in douts if dout is not None] or [torch.zeros_like(x)]
     grads = *found, *[found[0]] * (3 - len(found)), x if dsum is None else dsum.contiguous()
     flags = {"ADD": add, "GRADIENTS": len(found), "SUM": dsum is not None, "GATE": gate, "NARROW": _NAMES[dtypes[1]]}
-    kernel: Any = _norm_backward_kernel
+    kernel: Any = norm_backward_kernel
     kernel[(walkers,)](*grads, x, other, weight, rstd, dx, dother, parts, rows, *scales, **tiles, **flags)
     return dx, dother, parts.sum(0).to(weight.dtype)
 
@@ -224,7 +100,7 @@ class RMSNorm(torch.autograd.Function):
 
 
 class StreamNorm(torch.autograd.Function):
-    """`kernels.rms_norm.stream_norm`; all gradients that reach x are added up in the backward kernel."""
+    """`kernels.norm.rms_norm.stream_norm`; all gradients that reach x are added up in the backward kernel."""
 
     @staticmethod
     def forward(ctx, x_TX, weight_X, eps, dtype, postnorm, few=False):
@@ -244,7 +120,7 @@ class StreamNorm(torch.autograd.Function):
 
 
 class AddedStreamNorm(torch.autograd.Function):
-    """`kernels.rms_norm.added_stream_norm`."""
+    """`kernels.norm.rms_norm.added_stream_norm`."""
 
     @staticmethod
     def forward(ctx, residual_TX, update_TX, scales, weight_X, eps, postnorm, few=False):
@@ -283,20 +159,6 @@ class GatedRMSNorm(torch.autograd.Function):
         return do_TX, dgate_TX, dweight_X, None, None
 
 
-@launched
-@triton.jit
-def _sum_kernel(a_ptr, b_ptr, out_ptr, numbers, alpha, beta, BLOCK: tl.constexpr, BACKWARD: tl.constexpr):
-    """alpha a + beta b; BACKWARD: out's gradient (b) to a's and, in `out_ptr`, the other's."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    b = tl.load(b_ptr + at, mask=at < numbers, other=0.0).to(tl.float32)
-    if BACKWARD:
-        tl.store(a_ptr + at, b * alpha, mask=at < numbers)
-        out = b * beta
-    else:
-        out = tl.load(a_ptr + at, mask=at < numbers, other=0.0) * alpha + b * beta
-    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=at < numbers)
-
-
 class ScaledSum(torch.autograd.Function):
     """A float32 residual and a narrower update."""
 
@@ -317,7 +179,7 @@ class ScaledSum(torch.autograd.Function):
 
 
 def _sum(a: Tensor, b: Tensor, out: Tensor, scales: tuple[float, float], backward: bool) -> None:
-    kernel: Any = _sum_kernel
+    kernel: Any = sum_kernel
     if out.numel():
         grid = (ceil_div(out.numel(), 4096),)
         kernel[grid](a, b, out, out.numel(), *scales, BLOCK=4096, BACKWARD=backward, num_warps=8)

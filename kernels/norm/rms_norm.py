@@ -29,7 +29,7 @@ def rms_norm(
 
         return Norm.apply(x_TX, weight_X, gate_TX, eps)
     if _on_device(x_TX):
-        from kernels.rms_norm_triton import GatedRMSNorm, RMSNorm
+        from kernels.norm.launch import GatedRMSNorm, RMSNorm
 
         if gate_TX is None:
             return RMSNorm.apply(x_TX, weight_X, eps, dtype or x_TX.dtype)
@@ -56,7 +56,7 @@ def stream_norm(
 ) -> tuple[Tensor, Tensor]:
     """What the residual goes on from, x or, post-norm, its norm, in x's dtype; and the norm in `dtype`."""
     if _on_device(x_TX):
-        from kernels.rms_norm_triton import StreamNorm
+        from kernels.norm.launch import StreamNorm
 
         return StreamNorm.apply(x_TX, weight_X, eps, dtype, postnorm)
     if dtype == x_TX.dtype:
@@ -72,7 +72,7 @@ def added_stream_norm(
     """Of x = alpha * residual + beta * update: what the residual goes on from, x or its norm; the norm in the
     residual's dtype; and in the update's."""
     if _on_device(update_TX):
-        from kernels.rms_norm_triton import AddedStreamNorm
+        from kernels.norm.launch import AddedStreamNorm
 
         return AddedStreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm)
     x_TX = scaled_sum(residual_TX, update_TX, scales)
@@ -86,7 +86,7 @@ def scaled_sum(residual_TX: Tensor, update_TX: Tensor, scales: Scales) -> Tensor
     if residual_TX.dtype == update_TX.dtype:
         return torch.add(update_TX if beta == 1 else update_TX * beta, residual_TX, alpha=alpha)
     if _on_device(update_TX):
-        from kernels.rms_norm_triton import ScaledSum
+        from kernels.norm.launch import ScaledSum
 
         return ScaledSum.apply(residual_TX, update_TX, scales)
     return torch.add(update_TX.to(residual_TX.dtype) * beta, residual_TX, alpha=alpha)
