@@ -18,7 +18,7 @@ import torch
 
 SOURCES = Path(__file__).parent / "c"
 # Contraction makes every product with a sum one rounding, in all variants of a loop alike.
-_FLAGS = ["-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC"]
+_FLAGS = ["-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 
 
 @functools.cache
