@@ -25,9 +25,12 @@ def test_tokens_are_torchs(rows, vocabulary, threads):
     torch.set_num_threads(threads)
     tokens, logprobs = sample_native(logits, temperature, keys, positions)
     torch.set_num_threads(before)
-    expected, expected_logprobs, _ = sample(logits, temperature, uniform(keys, positions))
+    expected, _, _ = sample(logits, temperature, uniform(keys, positions))
     assert torch.equal(tokens, expected)  # but for a uniform within 1e-7 of a border, which none of these is
-    torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-6, atol=2e-6)
+    # torch's own log-probabilities in float32 are up to 4e-6 off, on some processors.
+    exact = (logits.double() / temperature.where(temperature > 0, 1.0)[:, None].double()).log_softmax(-1)
+    exact_logprobs = exact.gather(1, tokens[:, None]).squeeze(1)
+    torch.testing.assert_close(logprobs.double(), exact_logprobs, rtol=1e-6, atol=1e-6)
 
 
 def test_what_has_no_probability_is_never_drawn():

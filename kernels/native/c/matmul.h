@@ -21,8 +21,17 @@
 #endif
 #define LANES (BYTES / 4)
 #define COLUMNS (2 * LANES) /* of a tile, and of a panel of packed B */
+#define TILES 8             /* one below the other: their rows of A stay in the first cache beside a panel of B */
 #define DEPTH 128           /* of K at a time: a panel of B stays in the first cache, and sums of sums round less */
+#define STRIP 64            /* rows of B packed at a time: they stay in the first cache from panel to panel */
 #define INLINE static inline __attribute__((always_inline))
+
+/* Keeps a vector in its register, where a compiler would rather load it anew for each use. */
+#if defined(__x86_64__)
+#define HELD(vector) __asm__("" : "+v"(vector))
+#else
+#define HELD(vector)
+#endif
 
 typedef float vec __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
@@ -47,7 +56,11 @@ static void *scratch(int slot, size_t bytes)
 
 INLINE int64_t padded(int64_t n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
-/* B [k, n] as panels of COLUMNS columns, each [k, COLUMNS], the last one filled up with zeros. */
+/* B's rows from `first` to `last` into their places among panels of COLUMNS columns, each [k, COLUMNS], the last one
+ * filled up with zeros. */
+void pack_rows(int64_t first, int64_t last, int64_t k, int64_t n, Matrix b, float *packed);
+
+/* All of them. */
 void pack(int64_t k, int64_t n, Matrix b, float *packed);
 
 /* c [m, n] (+)= a [m, k] b, with b packed over all of its k rows. */
@@ -56,6 +69,6 @@ void times_packed(int64_t m, int64_t n, int64_t k, Matrix a, const float *b, flo
 /* Rows of a product that one thread takes at a time. */
 INLINE int64_t shared_rows(int64_t rows, int64_t threads)
 {
-    int64_t share = (rows + threads - 1) / threads, most = 8 * ROWS;
+    int64_t share = (rows + threads - 1) / threads, most = TILES * ROWS;
     return share < ROWS ? ROWS : share < most ? (share + ROWS - 1) / ROWS * ROWS : most;
 }

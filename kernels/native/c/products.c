@@ -15,9 +15,8 @@ void matmul(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int6
             int64_t depth = k - p < BLOCK ? k - p : BLOCK, width = n - left < BLOCK ? n - left : BLOCK;
             const float *from = b + p * b_row + left * b_column;
 #pragma omp for
-            for (int64_t j = 0; j < width; j += COLUMNS)
-                pack(depth, width - j < COLUMNS ? width - j : COLUMNS, (Matrix){from + j * b_column, b_row, b_column},
-                    packed + j * depth);
+            for (int64_t q = 0; q < depth; q += STRIP)
+                pack_rows(q, q + STRIP < depth ? q + STRIP : depth, depth, width, (Matrix){from, b_row, b_column}, packed);
 #pragma omp for
             for (int64_t i = 0; i < m; i += share)
                 times_packed(m - i < share ? m - i : share, width, depth,
