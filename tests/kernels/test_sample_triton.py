@@ -35,10 +35,13 @@ def check_draws(device: str) -> None:
         count, least = torch.arange(rows, device=device), torch.full((rows,), 12, device=device)
         for bans in (False, True):
             allowed = ban(logits, stops, count < least) if bans else logits
-            wanted, logprobs, _ = sample(allowed, temperature, uniform(key, count))
+            wanted, _, _ = sample(allowed, temperature, uniform(key, count))
             found, found_logprobs = sample_triton(logits, Draw(temperature, key, count, least), stops, bans)
             assert torch.equal(found, wanted)
-            torch.testing.assert_close(found_logprobs, logprobs, rtol=1e-6, atol=2e-6)
+            # torch's own log-probabilities in float32 are up to 4e-6 off, on some processors.
+            exact = (allowed.double() / temperature.where(temperature > 0, 1.0)[:, None].double()).log_softmax(-1)
+            exact_logprobs = exact.gather(1, found[:, None]).squeeze(1)
+            torch.testing.assert_close(found_logprobs.double(), exact_logprobs, rtol=1e-6, atol=2e-6)
 
 
 def check_records(device: str) -> None:
