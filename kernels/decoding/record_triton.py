@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from kernels.decoding.columns import Columns
 
 
 @triton.jit(do_not_specialize=["first", "rows", "capacity"])
@@ -50,16 +51,6 @@ def _record_kernel(
         code = tl.where(tl.load(stops_ptr + i.to(tl.int64) * width + j, mask=inside, other=-1) == token, 2, code)
     code = tl.where(tl.load(stops_ptr + i.to(tl.int64) * width, mask=inside, other=-1) == token, 1, code)
     tl.store(code_ptr + i, code.to(tl.int64), mask=inside)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table [columns, slots] hold what recording reads and writes."""
-
-    token: int
-    count: int
-    limit: int
-    confident: int
 
 
 def record_triton(

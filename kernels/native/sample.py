@@ -1,10 +1,11 @@
-"""Keyed sampling in C: float32 logits on the CPU, nothing cut from the distribution."""
+"""Keyed sampling in C and writing down what was drawn: float32 logits on the CPU, nothing cut away."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from kernels.decoding.columns import Columns
 from kernels.native.library import call
 
 
@@ -19,6 +20,27 @@ def sample_native(
     given = [x.contiguous() for x in (logits_BV, temperature_B, keys_B, positions_B)]
     call("sample", *logits_BV.shape, *given, tokens_B, logprobs_B)
     return tokens_B, logprobs_B
+
+
+def record_native(
+    token_B: Tensor,
+    logprob_B: Tensor,
+    stops_BW: Tensor,
+    table_CS: Tensor,
+    columns: Columns,
+    tokens_SL: Tensor,
+    logprobs_SL: Tensor,
+    first_slot: int,
+    confidence: float,
+    most_confident: int,
+) -> Tensor:
+    """`kernels.decoding.record_triton`'s, in one call: codes int64 [B]."""
+    code_B, slots = torch.empty_like(token_B), slice(first_slot, first_slot + len(token_B))
+    held = [table_CS[column, slots] for column in (columns.token, columns.count, columns.limit, columns.confident)]
+    responses = tokens_SL[slots], logprobs_SL[slots]
+    sizes = len(token_B), stops_BW.shape[1], tokens_SL.shape[1]
+    call("record", *sizes, token_B, logprob_B, stops_BW, *held, *responses, confidence, most_confident, code_B)
+    return code_B
 
 
 def score_native(logits_TV: Tensor, temperature_T: Tensor, tokens_T: Tensor) -> Tensor:

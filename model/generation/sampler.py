@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.decoding.columns import Columns
 from kernels.native.library import serves
-from kernels.native.sample import sample_native
+from kernels.native.sample import record_native, sample_native
 from model.generation.randomness import uniform
 from model.generation.report import STOPS, Report, Watched
 from model.generation.rows import COLUMNS, Rows
 from model.generation.sampling import ban, sample
 from model.generation.sequence import Sequence
+
+RECORDED = Columns(**{name: COLUMNS.index(name) for name in ("token", "count", "limit", "confident")})
 
 
 class Sampler:
@@ -30,8 +33,9 @@ class Sampler:
         features: how many of the running sequences ask for what `Sequence.features` names.
         """
         rows = self.rows
-        if logits_BV.is_cuda and not any(features[name] for name in ("cut", "watched", "interruption")):
-            return Report.of(sequences, clock, self._fused(slots, logits_BV, features["min_tokens"] > 0), None)
+        if not any(features[name] for name in ("cut", "watched", "interruption")):
+            if logits_BV.is_cuda or serves(logits_BV):
+                return Report.of(sequences, clock, self._fused(slots, logits_BV, features["min_tokens"] > 0), None)
         count_B = rows.count[slots].clone()
         if features["interruption"]:
             self._interrupt(sequences, clock)
@@ -64,15 +68,16 @@ class Sampler:
         return token_B, logprob_B, logp_BV
 
     def _fused(self, slots: slice, logits_BV: Tensor, bans: bool) -> Tensor:
-        """The whole step in three launches; codes into STOPS [B]."""
-        from kernels.decoding.record_triton import Columns, record_triton
-
+        """The whole step in a few launches, or two native calls; codes into STOPS [B]."""
+        record: Callable[..., Tensor] = record_native
+        if logits_BV.is_cuda:
+            from kernels.decoding.record_triton import record_triton as record
         rows = self.rows
-        return record_triton(
+        return record(
             *self._drawn(slots, logits_BV, bans),
             rows.stop_ids[slots],
             rows.longs,
-            Columns(**{name: COLUMNS.index(name) for name in ("token", "count", "limit", "confident")}),
+            RECORDED,
             rows.tokens,
             rows.logprobs,
             slots.start,
@@ -82,9 +87,13 @@ class Sampler:
 
     def _drawn(self, slots: slice, logits_BV: Tensor, bans: bool) -> tuple[Tensor, Tensor]:
         """Tokens [B] and their log-probabilities, where nothing is cut off."""
+        rows = self.rows
+        if not logits_BV.is_cuda:
+            if bans:
+                logits_BV = ban(logits_BV, rows.stop_ids[slots], rows.count[slots] < rows.min_tokens[slots])
+            return sample_native(logits_BV, rows.temperature[slots], rows.key[slots], rows.count[slots])
         from kernels.decoding.sample_triton import Draw, sample_triton
 
-        rows = self.rows
         draw = Draw(rows.temperature[slots], rows.key[slots], rows.count[slots], rows.min_tokens[slots])
         return sample_triton(logits_BV, draw, rows.stop_ids[slots], bans)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from model.generation.randomness import uniform
 from model.generation.report import STOPS
 from model.generation.requests import Request
 from model.generation.rows import Rows
-from model.generation.sampler import Sampler
+from model.generation.sampler import RECORDED, Sampler
 from model.generation.sampling import ban, sample
 
 
@@ -46,6 +49,30 @@ def check_draws(device: str) -> None:
 
 def check_records(device: str) -> None:
     """Steps of the whole sampler: rows, responses and stop codes are what torch makes of them."""
+    from kernels.decoding.record_triton import record_triton
+    from kernels.decoding.sample_triton import Draw, sample_triton
+
+    def step(rows: Rows, logits: torch.Tensor) -> torch.Tensor:
+        slots = slice(2, 8)
+        draw = Draw(rows.temperature[slots], rows.key[slots], rows.count[slots], rows.min_tokens[slots])
+        drawn = sample_triton(logits, draw, rows.stop_ids[slots], True)
+        written = rows.stop_ids[slots], rows.longs, RECORDED, rows.tokens, rows.logprobs, slots.start
+        return record_triton(*drawn, *written, LIKELY, 2)
+
+    compare_with_torch(step, device)
+
+
+def test_native_records():
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    compare_with_torch(lambda rows, logits: Sampler(rows, 2, 0.3)._fused(slice(2, 8), logits, True), "cpu")
+
+
+LIKELY = math.log(0.3)
+
+
+def compare_with_torch(step: Callable[[Rows, torch.Tensor], torch.Tensor], device: str) -> None:
+    """`step` draws for slots 2 to 8 and gives codes; a response repeats itself from 2 tokens above 0.3 on."""
     options = [
         dict(min_tokens=i % 3, stop_ids=(1, 2) if i % 2 else (), temperature=(0, 1.0, 0.3)[i % 3]) for i in range(6)
     ]
@@ -53,19 +80,25 @@ def check_records(device: str) -> None:
     plain, fused = (Rows(9, 5, torch.device(device)) for _ in range(2))
     for rows in (plain, fused):
         rows.start(2, wanted, [0] * 6)
-    samplers, generator = (Sampler(plain, 2, 0.3), Sampler(fused, 2, 0.3)), torch.Generator().manual_seed(0)
-    seen = set()
+    generator, seen = torch.Generator().manual_seed(0), set()
     for _ in range(9):
         logits = (3 * torch.randn(6, 12, generator=generator)).to(device)
-        report = samplers[0]([None] * 6, slice(2, 8), 0, logits, dict(interruption=0, min_tokens=1, cut=0, watched=0))  # type: ignore[list-item]
-        codes = samplers[1]._fused(slice(2, 8), logits, True)
-        if report.there:
-            report.there.synchronize()  # the codes are on their way to the host
-        assert report.code_B.tolist() == codes.tolist()
+        expected = torch_step(plain, logits)
+        codes = step(fused, logits)
+        assert expected.tolist() == codes.tolist()
         assert torch.equal(plain.longs, fused.longs) and torch.equal(plain.tokens, fused.tokens)
         torch.testing.assert_close(plain.logprobs, fused.logprobs, rtol=1e-6, atol=2e-6)
         seen |= set(codes.tolist())
     assert seen == set(range(len(STOPS)))
+
+
+def torch_step(rows: Rows, logits: torch.Tensor) -> torch.Tensor:
+    slots, sampler = slice(2, 8), Sampler(rows, 2, 0.3)
+    count = rows.count[slots].clone()
+    allowed = ban(logits, rows.stop_ids[slots], count < rows.min_tokens[slots])
+    token, logprob, _ = sample(allowed, rows.temperature[slots], uniform(rows.key[slots], count))
+    sampler._record(slots, count, token, logprob, logprob > sampler.repetition_logprob)
+    return sampler._ended(slots, token)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

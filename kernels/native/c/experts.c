@@ -5,7 +5,7 @@ typedef struct {
     int64_t tokens, hidden, experts, top_k, inner;
 } Sizes;
 
-#define BLOCK (TILES * ROWS) /* rows of an expert that go through it together: what they need stays in the second cache */
+#define BLOCK 96 /* rows of an expert that go through it together: what they need stays in the second cache */
 
 /* Memory of one thread for an expert's weights, packed twice, and for one block of its rows. */
 typedef struct {
