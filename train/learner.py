@@ -103,6 +103,7 @@ class Learner:
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.eps,
+            fused=True,
         )
         self.engine = deepspeed.initialize(
             model=Policy(network.to(self.device)), optimizer=adamw, config=settings, dist_init_required=False

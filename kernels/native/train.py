@@ -59,6 +59,49 @@ class Norm(torch.autograd.Function):
         return dx, parts.sum(0), dgate, None
 
 
+class StreamNorm(torch.autograd.Function):
+    """The norm of x = alpha * residual + beta * update, or of the residual where there is no update; all rows [T, X].
+
+    Returns what the residual goes on from, x or, post-norm, its norm; then the norm once for each of `readers`, so that
+    the gradients which reach it are added up here.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        residual: Tensor,
+        update: Tensor | None,
+        scales: tuple[float, float],
+        weight: Tensor,
+        eps: float,
+        postnorm: bool,
+        readers: int,
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        residual = residual.contiguous()
+        update = None if update is None else update.contiguous()
+        x = residual if update is None else torch.empty_like(residual)
+        y, scale_T = torch.empty_like(x), x.new_empty(len(x))
+        ctx.scales, ctx.postnorm, ctx.added = tuple(map(float, scales)), postnorm, update is not None
+        call("stream_norm_forward", *x.shape, residual, update, *ctx.scales, weight, eps, x, y, scale_T)
+        ctx.save_for_backward(x, weight, scale_T)
+        kept = y if postnorm else x
+        return kept.view_as(kept), *(y.view_as(y) for _ in range(readers))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dkept: Tensor | None, *dys: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, scale_T = ctx.saved_tensors
+        by_x, given = (None, (dkept, *dys)) if ctx.postnorm else (dkept, dys)
+        found: list[Tensor | None] = [dy.contiguous() for dy in given if dy is not None] or [torch.zeros_like(x)]
+        found += [None] * (3 - len(found))
+        dresidual, dupdate = torch.empty_like(x), torch.empty_like(x) if ctx.added else None
+        parts = x.new_empty(torch.get_num_threads(), x.shape[1])
+        by_x = None if by_x is None else by_x.contiguous()
+        call("stream_norm_backward", *x.shape, x, weight, scale_T, *found, by_x, *ctx.scales, dresidual, dupdate, parts)
+        return dresidual, dupdate, None, parts.sum(0), None, None, None
+
+
 class Lightning(torch.autograd.Function):
     """Lightning attention of silu(qkv), for rows [T, H * 3 D] that hold q, k and v of one head after the other.
 

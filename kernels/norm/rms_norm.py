@@ -59,6 +59,10 @@ def stream_norm(
         from kernels.norm.launch import StreamNorm
 
         return StreamNorm.apply(x_TX, weight_X, eps, dtype, postnorm)
+    if dtype == x_TX.dtype and x_TX.dim() == 2 and serves(x_TX, weight_X):
+        from kernels.native import train
+
+        return train.StreamNorm.apply(x_TX, None, (1.0, 1.0), weight_X, eps, postnorm, 1)
     if dtype == x_TX.dtype:
         kept_TX = normed_TX = rms_norm(x_TX, weight_X, eps)
     else:
@@ -75,6 +79,10 @@ def added_stream_norm(
         from kernels.norm.launch import AddedStreamNorm
 
         return AddedStreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm)
+    if update_TX.dim() == 2 and serves(residual_TX, update_TX, weight_X):
+        from kernels.native import train
+
+        return train.StreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm, 2)
     x_TX = scaled_sum(residual_TX, update_TX, scales)
     kept_TX, normed_TX = stream_norm(x_TX, weight_X, eps, update_TX.dtype, True)
     return kept_TX if postnorm else x_TX, kept_TX, normed_TX

@@ -10,7 +10,7 @@ from kernels.head.logprobs import head_logprobs
 from kernels.lightning.qkv import silu_lightning
 from kernels.linear import linear
 from kernels.native.train import matmul
-from kernels.norm.rms_norm import rms_norm
+from kernels.norm.rms_norm import added_stream_norm, rms_norm, stream_norm
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -69,6 +69,23 @@ def test_linear(tokens, inputs, outputs):
 def test_norm(tokens, size, gated):
     x, gate = torch.randn(tokens, size), [4 * torch.randn(tokens, size)] * gated
     compare(lambda x, w, *gate: [rms_norm(x, w, 1e-5, *gate)], x, torch.randn(size), *gate)
+
+
+@pytest.mark.parametrize("postnorm", [False, True])
+@pytest.mark.parametrize("tokens, size", [(1, 1), (2, 40), (150, 129)])
+def test_stream_norm(tokens, size, postnorm):
+    x, update, weight = torch.randn(tokens, size), torch.randn(tokens, size), torch.randn(size)
+    compare(lambda x, w: stream_norm(x, w, 1e-5, x.dtype, postnorm), x, weight)
+    compare(lambda x, u, w: added_stream_norm(x, u, (2.0, 0.3), w, 1e-5, postnorm), x, update, weight)
+
+
+@pytest.mark.parametrize("unread", [0, 1, 2])
+def test_stream_norm_of_which_something_is_not_read(unread):
+    def two_of_three(x, update, weight):
+        made = list(added_stream_norm(x, update, (1.5, 1.0), weight, 1e-5, False))
+        return made[:unread] + made[unread + 1 :]
+
+    compare(two_of_three, torch.randn(5, 20), torch.randn(5, 20), torch.randn(20))
 
 
 @pytest.mark.parametrize("heads, dim", [(1, 8), (3, 20), (2, 128)])
