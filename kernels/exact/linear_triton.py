@@ -21,7 +21,7 @@ from kernels.experts.train_triton import product
 
 _DEPTH = 64
 _TURNS = 8
-_ROUTER = 32  # columns at most; a head has more
+ROUTER_COLUMNS = 32  # of a float32 weight that is multiplied in three sums; a wider one is multiplied as a head is
 _MANY = 512  # rows from which a product is one by whole tiles through the tensor memory accelerator
 _HEAD = Tiles(128, 32, 128, 8, 4)
 
@@ -120,7 +120,7 @@ def tiling(rows: int, columns: int, split: bool, wide: bool, grouped: bool) -> t
 def dense_triton(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype) -> Tensor:
     """x W^T in `dtype`, by the kernel that suits the device and the shapes; every one has the same bits."""
     rows, (columns, depth) = len(x_TK), weight_NK.shape
-    if weight_NK.dtype != x_TK.dtype and columns > _ROUTER:
+    if weight_NK.dtype != x_TK.dtype and columns > ROUTER_COLUMNS:
         y_TN = torch.empty(rows, columns, dtype=dtype, device=x_TK.device)
         if rows:
             decode_head(x_TK.contiguous(), weight_NK.contiguous(), y_TN, _HEAD)

@@ -91,7 +91,9 @@ class RouterLogits(torch.autograd.Function):
         kernel: Any = _logits_kernel
         sizes = {"X": width, "E": experts, "EXPERTS": max(16, power_of_2(experts))}
         if rows:
-            kernel[(ceil_div(rows, 64),)](x_TX, weight_EX, out_TE, rows, **sizes, ROWS=64, BLOCK=64)
+            # From 32 experts on a part and the sum of parts would take all registers of four warps.
+            warps = 4 if sizes["EXPERTS"] < 32 else 8
+            kernel[(ceil_div(rows, 64),)](x_TX, weight_EX, out_TE, rows, **sizes, ROWS=64, BLOCK=64, num_warps=warps)
         ctx.save_for_backward(x_TX, weight_EX)
         return out_TE
 

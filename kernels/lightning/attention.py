@@ -72,6 +72,9 @@ def _check(
         raise ValueError(
             f"cu_seqlens is {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}: must be [S + 1] in int32 or int64"
         )
+    for name, x in (("slopes", slopes_H), ("cu_seqlens", cu_seqlens), ("initial_state", initial_state)):
+        if x is not None and x.device != q_THD.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q_THD.device}: must agree")
     if initial_state is None:
         return
     sequences = 1 if cu_seqlens is None else len(cu_seqlens) - 1

@@ -17,6 +17,7 @@ from kernels.decoding.linear_triton import Tiles, decode_linear
 from kernels.exact import step_triton as by_row
 from kernels.exact.attention_triton import paged_triton, workspace
 from kernels.exact.lightning_triton import lightning_decode_triton
+from kernels.exact.linear_triton import ROUTER_COLUMNS
 from kernels.exact.rotary_triton import place_triton
 from kernels.experts.moe import by_row as by_row_experts
 from model.attention import LightningAttention
@@ -57,8 +58,10 @@ class ExactStep:
 
     @staticmethod
     def serves(network: MiniMax) -> bool:
-        """Whether the learner's experts run in the kernels whose arithmetic this has."""
+        """Whether the learner's experts and routers run in the kernels whose arithmetic this has."""
         layer: Any = network.model.layers[0]
+        if network.config.num_local_experts > ROUTER_COLUMNS:
+            return False
         return by_row_experts(layer.input_layernorm.weight, layer.mlp.experts.down_proj)
 
     def __call__(self, rows: int) -> Tensor:

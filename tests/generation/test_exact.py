@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -143,3 +145,15 @@ def test_replay_and_exactness_go_together(arithmetic):
         routing = Routing(torch.from_numpy(np.concatenate([completion.routing_TLK, last])))
         logprobs = network.logprobs(whole, torch.tensor([0, len(whole)]), 0.7, routing)[0].detach().numpy()
         np.testing.assert_array_equal(completion.logprobs_T, logprobs[len(prompts[index]) :])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_the_steps_router_has_the_learners_sums_up_to_32_experts():
+    """A wider one is multiplied in another order by the learner: then the layers' own decoding runs."""
+    from model.generation.exact_step import ExactStep
+
+    for experts in (32, 33):
+        with torch.device("meta"):
+            network = MiniMax(ModelConfig(num_local_experts=experts), torch.bfloat16, exact=True)
+        with mock.patch("model.generation.exact_step.by_row_experts", return_value=True):
+            assert ExactStep.serves(network) == (experts == 32)

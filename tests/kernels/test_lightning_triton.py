@@ -96,6 +96,8 @@ def test_in_the_interpreter():
         ({name: torch.zeros(6, 2, 8, dtype=torch.int64) for name in "qkv"}, "q is .*int64"),
         ({"slopes": torch.zeros(3)}, "slopes is .3,."),
         ({"slopes": torch.zeros(2, dtype=torch.bfloat16)}, "slopes is .*bfloat16"),
+        ({"slopes": torch.zeros(2, device="meta")}, "slopes is on meta, q on cpu"),
+        ({"cu_seqlens": torch.zeros(3, dtype=torch.int64, device="meta")}, "cu_seqlens is on meta"),
         ({"cu_seqlens": torch.tensor([0, 5])}, "cu_seqlens ends at 5"),
         ({"cu_seqlens": torch.tensor([0.0, 6.0])}, "cu_seqlens is .*float32"),
         ({"initial": torch.zeros(1, 2, 8, 8)}, "initial_state is .1, 2, 8, 8."),
