@@ -181,13 +181,19 @@ def cache_pages(
     record_routing: bool = False,
     tail_tokens: int = 0,
 ) -> int:
-    """Pages that hold `kv_tokens`, or else every slot at `max_length` as far as a share of the free memory goes."""
+    """Pages that hold `kv_tokens`, or else every slot at `max_length` as far as a share of the free memory goes.
+
+    Raises ValueError where the slots' states alone take more than that.
+    """
     most = -(-max_length // page_tokens) * slots
     if kv_tokens is not None:
         return max(1, min(most, -(-kv_tokens // page_tokens)))
-    free = _free_bytes(device) - slots * (state_bytes(config) + tail_bytes(config, tail_tokens, dtype.itemsize))
+    states = slots * (state_bytes(config) + tail_bytes(config, tail_tokens, dtype.itemsize))
+    free = _free_bytes(device) - states
     routing = routing_bytes(config, page_tokens) if record_routing else 0
     page_bytes = max(1, kv_bytes(config, page_tokens, dtype.itemsize) + routing)
+    if free < page_bytes:
+        raise ValueError(f"slots={slots}: their states take {states >> 20} MiB, and {(free + states) >> 20} are free")
     return max(1, min(most, free // page_bytes, _MOST_PAGES))
 
 

@@ -91,7 +91,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(len(self.queue) or self.running or self.table.preempted)
+        return bool(len(self.queue) or self.running or self.table.preempted or self._finished)
 
     @property
     def reserved(self) -> dict[str, int]:
@@ -100,7 +100,7 @@ class Engine:
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can't be served, in a sentence that says why."""
-        if wrong := problem(request, self.max_length):
+        if wrong := problem(request, self.max_length, self.network.config.vocab_size):
             raise ValueError(f"request {request.id}: {wrong}")
         self.queue.waiting.append(Waiting(request, Reading(np.asarray(request.prompt_T))))
         self.stats.saved_prefill_tokens += (len(request.keys) - 1) * len(request.prompt_T)
@@ -121,18 +121,22 @@ class Engine:
         requests += [item.sequence.request for item in self.table.preempted]
         for request_id in {request.id for request in requests}:
             self.cancel(request_id)
+        self._finished.clear()
 
     @torch.inference_mode()
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int, recompute: bool = False) -> None:
         """Copy weights into the network's storage; responses under way go on with them, from their next token.
 
         They keep the states and keys that the former weights computed or, with `recompute`, get those of the new ones.
-        Prompts that are read and not yet answered are read again. Raises KeyError for an unknown name, RuntimeError
-        for a shape.
+        Prompts that are read and not yet answered are read again. Raises ValueError for an unknown name or another
+        shape, before anything is written.
         """
         self._collect(keep=0)
-        parameters = dict(self.network.named_parameters())
-        for name, tensor in named:
+        parameters, given = dict(self.network.named_parameters()), list(named)
+        for name, tensor in given:
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                raise ValueError(f"{name} {list(tensor.shape)}: no parameter of this name and shape")
+        for name, tensor in given:
             parameters[name].copy_(tensor, non_blocking=True)
         self.version = version
         self.queue.forget_all()
@@ -203,7 +207,8 @@ class Engine:
             tables = self.rows.tokens, self.rows.logprobs
             tokens_T, logprobs_T = (table[slot, :length].cpu().numpy().copy() for table in tables)
             routing_TLK = self.cache.routing_of(sequence.pages, len(sequence.request.prompt_T) + length - 1)
-        if stop == "eos" and sequence.written:
+        # What would have been written after its end, as is seen a step later, was not.
+        if stop == "eos" and sequence.written and length > sequence.written.start:
             stop = "interrupted"
         versions_T, chosen_T = sequence.versions_T(length), sequence.chosen_T(length)
         columns = tokens_T, logprobs_T, versions_T, chosen_T

@@ -49,11 +49,13 @@ class Request:
     top_logprobs: int = 0  # for the observer
 
 
-def problem(request: Request, max_length: int) -> str | None:
+def problem(request: Request, max_length: int, vocabulary: int) -> str | None:
     """Why the request can't be served by an engine with room for `max_length` tokens; None if it can."""
     prompt, wanted, cut = len(request.prompt_T), request.max_tokens, request.interruption
     if prompt == 0 or wanted < 1:
         return "needs a prompt and max_tokens >= 1"
+    if not 0 <= min(request.prompt_T) <= max(request.prompt_T) < vocabulary:
+        return f"the prompt holds a token id outside of the vocabulary of {vocabulary}"
     if prompt + wanted > max_length:
         return f"a prompt of {prompt} tokens and max_tokens={wanted} exceed the {max_length} that there is room for"
     if not request.keys:

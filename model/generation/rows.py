@@ -14,9 +14,9 @@ COLUMNS = ("token", "position", "key", "count", "limit", "confident", "top_k", "
 _NEVER = 1 << 62
 
 
-def on_device(numbers: Any, device: torch.device) -> Tensor:
-    """Integers on their way to the device, which goes on with what it is doing."""
-    host = torch.as_tensor(np.asarray(numbers, np.int64))
+def on_device(numbers: Any, device: torch.device, dtype: Any = np.int64) -> Tensor:
+    """Numbers on their way to the device, which goes on with what it is doing."""
+    host = torch.as_tensor(np.asarray(numbers, dtype))
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
@@ -62,20 +62,20 @@ class Rows:
             for r, s in zip(requests, samples, strict=True)
         ]
         self.longs[:, slots] = on_device(columns, self.longs.device).T
-        floats = torch.tensor([(r.temperature, r.top_p) for r in requests], dtype=torch.float32)
-        self._floats[:, slots] = floats.T.to(self._floats.device)
+        floats = [(r.temperature, r.top_p) for r in requests]
+        self._floats[:, slots] = on_device(floats, self._floats.device, np.float32).T
         width = 1 + max(len(request.stop_ids) for request in requests)
         if width > self.stop_ids.shape[1]:
             self.stop_ids = _widened(self.stop_ids, width, -1)
         if self.stop_ids.shape[1] > 1:
             padded = [[*r.stop_ids, *[-1] * (self.stop_ids.shape[1] - 1 - len(r.stop_ids))] for r in requests]
-            self.stop_ids[slots, 1:] = torch.tensor(padded, device=self.stop_ids.device)
+            self.stop_ids[slots, 1:] = on_device(padded, self.stop_ids.device)
 
     def force(self, slot: int, start: int, tokens: list[int]) -> None:
         """Response tokens from index `start` on, whatever the policy would choose."""
         if len(tokens) > self.forced.shape[1]:
             self.forced = _widened(self.forced, len(tokens), 0)
-        self.forced[slot, : len(tokens)] = torch.tensor(tokens, device=self.forced.device)
+        self.forced[slot, : len(tokens)] = on_device(tokens, self.forced.device)
         self.forced_from[slot], self.forced_to[slot] = start, start + len(tokens)
 
     def _reserve(self, length: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.decoding.columns import Columns
+from kernels.exact.layers import tempered_logprobs
 from kernels.native.library import serves
 from kernels.native.sample import record_native, sample_native
 from model.generation.randomness import uniform
@@ -42,7 +43,7 @@ class Sampler:
         if features["min_tokens"]:
             logits_BV = ban(logits_BV, rows.stop_ids[slots], count_B < rows.min_tokens[slots])
         token_B, logprob_B, logp_BV = self._draw(slots, count_B, logits_BV, features)
-        confident_B = logprob_B > self.repetition_logprob
+        confident_B = self._whole(slots, logits_BV, token_B, logprob_B, features) > self.repetition_logprob
         if features["interruption"]:
             token_B, written_B = self._written(slots, count_B, token_B)
             logprob_B, confident_B = logprob_B.masked_fill(written_B, 0), confident_B & ~written_B
@@ -60,12 +61,23 @@ class Sampler:
             return *sample_native(logits_BV, temperature_B, key_B, count_B), logits_BV[:0]
         cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
         token_B, logprob_B, logp_BV = sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)
-        if logits_BV.is_cuda:
+        if logits_BV.is_cuda or serves(logits_BV):
             # Rows that cut nothing get what they get where nobody asks for more, to the bit.
             whole_B = (rows.top_p[slots] == 1) & (rows.top_k[slots] == 0)
             drawn_B, drawn_logprob_B = self._drawn(slots, logits_BV, bans=False)
             token_B, logprob_B = drawn_B.where(whole_B, token_B), drawn_logprob_B.where(whole_B, logprob_B)
         return token_B, logprob_B, logp_BV
+
+    def _whole(
+        self, slots: slice, logits_BV: Tensor, token_B: Tensor, logprob_B: Tensor, features: Mapping[str, int]
+    ) -> Tensor:
+        """Log-probabilities [B] of the tokens among all others: what is left of a cut distribution says nothing of
+        repetition."""
+        if not features["cut"]:
+            return logprob_B
+        temperature_B = self.rows.temperature[slots]
+        logp_BV = tempered_logprobs(logits_BV, temperature_B.masked_fill(temperature_B == 0, 1.0))
+        return logp_BV.gather(1, token_B[:, None]).squeeze(1)
 
     def _fused(self, slots: slice, logits_BV: Tensor, bans: bool) -> Tensor:
         """The whole step in a few launches, or two native calls; codes into STOPS [B]."""

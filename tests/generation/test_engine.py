@@ -116,3 +116,9 @@ def test_streams_are_uniform_and_unrelated():
         assert draws.min() >= 0 and draws.max() < 1
         assert abs(float(draws.mean()) - 0.5) < 0.02 and abs(float(draws.var()) - 1 / 12) < 0.005
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.05
+
+
+def test_states_that_leave_no_room_for_a_page_are_refused(monkeypatch):
+    monkeypatch.setattr("model.generation.cache._free_bytes", lambda _: 1 << 20)
+    with pytest.raises(ValueError, match="slots=500: their states take .* MiB, and 1 are free"):
+        Engine(policy(), 500, EOS)
