@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections import deque
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precision, RunConfig
 from model import checkpoint
-from model.layout import parameter_shapes
 from model.network import MiniMax
 from model.routing import Routing, changed_choices, replayed
 from model.sizes import count_parameters
@@ -26,6 +24,7 @@ from rl.objectives.cispo import TokenLoss, cispo
 from rl.objectives.supervised import supervised
 from rl.packing import MicroBatch
 from rl.statistics import UpdateSums, update_sums
+from train.deepspeed_setup import decay_groups, deepspeed_module, deepspeed_settings
 from train.partitions import build_network, whole_parameters
 from train.weights import in_parts
 
@@ -81,7 +80,7 @@ class Learner:
             WORLD_SIZE=str(self.world_size),
             LOCAL_RANK="0",
         )
-        deepspeed = _deepspeed()
+        deepspeed = deepspeed_module()
         deepspeed.init_distributed(
             "nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
         )
@@ -91,15 +90,15 @@ class Learner:
         """A fresh optimizer over weights from a Hugging Face folder, or random ones. Returns the parameter count."""
         dtype = torch.bfloat16 if self.config.learner.precision is Precision.bfloat16 else torch.float32
         size = count_parameters(self.model).total
-        settings = _deepspeed_config(self.config, optimizer, size)
-        deepspeed = _deepspeed()
+        settings = deepspeed_settings(self.config, optimizer, size)
+        deepspeed = deepspeed_module()
         if self.engine is not None:
             self.engine.destroy()
             self.engine = None
         network = build_network(self.model, dtype, weights, self.config.seed, settings, self.config.learner.exact)
         network.checkpoint_activations = self.config.learner.activation_checkpointing
         adamw = torch.optim.AdamW(
-            _decay_groups(network, optimizer.weight_decay),
+            decay_groups(network, optimizer.weight_decay),
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.eps,
@@ -222,47 +221,6 @@ class Learner:
         path, _ = self.engine.load_checkpoint(str(Path(folder) / "learner"), tag="state")
         if path is None:
             raise RuntimeError(f"{folder}/learner holds no checkpoint that this learner can load")
-
-
-def _deepspeed() -> Any:
-    """DeepSpeed, quiet, and without the shared-memory op that it would otherwise compile for gloo."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def _deepspeed_config(config: RunConfig, optimizer: OptimizerConfig, size: int) -> dict[str, Any]:
-    zero: dict[str, Any] = {
-        "stage": config.learner.zero_stage,
-        "contiguous_gradients": True,
-        # Buckets are allocated whole: DeepSpeed's default of 5e8 elements is 2 GB, whatever the model.
-        "reduce_bucket_size": min(size, 200_000_000),
-        "stage3_prefetch_bucket_size": min(size, 50_000_000),
-    }
-    if config.learner.offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # the boundary is set by hand: steps differ in micro-batches
-        "gradient_clipping": optimizer.grad_clip,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own would be compiled
-        "steps_per_print": None,
-    }
-
-
-def _decay_groups(network: MiniMax, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only. Their shapes are the layout's: under ZeRO-3 a parameter shows none of its own."""
-    shapes = parameter_shapes(network.config)
-    matrices = [parameter for name, parameter in network.named_parameters() if len(shapes[name]) > 1]
-    vectors = [parameter for name, parameter in network.named_parameters() if len(shapes[name]) <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _host_address() -> str:
