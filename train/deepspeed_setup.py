@@ -41,7 +41,9 @@ def deepspeed_settings(config: RunConfig, optimizer: OptimizerConfig, size: int)
         "gradient_accumulation_steps": 1,  # the boundary is set by hand: steps differ in micro-batches
         "gradient_clipping": optimizer.grad_clip,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own would be compiled
+        # torch's AdamW, in one pass on either side: DeepSpeed's own would be compiled, the one for offloading too.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
 

@@ -32,10 +32,13 @@ def cluster():
 def group(request):
     made = []
 
-    def make(world_size: int, zero_stage: int, micro_batch_tokens: int = 10_000, recompute=False) -> LearnerGroup:
+    def make(
+        world_size: int, zero_stage: int, micro_batch_tokens: int = 10_000, recompute=False, offload=False
+    ) -> LearnerGroup:
         learner = LearnerConfig(
             world_size,
             zero_stage,
+            offload,
             micro_batch_tokens=micro_batch_tokens,
             activation_checkpointing=recompute,
             threads=1,
@@ -94,6 +97,15 @@ def test_the_cut_does_not_change_the_step(group, world_size, zero_stage, micro_b
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(weights[name], value, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_optimizer_state_in_host_memory_changes_nothing(group, zero_stage):
+    expected, _ = plain_step()
+    learners = group(2, zero_stage, offload=True)
+    learners.update(samples(LENGTHS), OPTIMIZER.lr, AlgorithmConfig())
+    for name, value in exported(learners).items():
+        np.testing.assert_allclose(value, expected[name], atol=2e-6, err_msg=name)
 
 
 def test_more_ranks_than_sequences(group):
