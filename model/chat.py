@@ -89,6 +89,11 @@ class Reply:
     errors: list[str] = field(default_factory=list)
 
 
+def thinking_open(text: str) -> bool:
+    """Whether a response has opened a think block, which only its beginning can, and not closed it."""
+    return text.lstrip().startswith("<think>") and "</think>" not in text
+
+
 def parse_reply(response: str) -> Reply:
     """Thinking, answer and tool calls of a response.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,16 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from configs.schema import ModelConfig, RunConfig
 from rl.types import Group, Prompt
-from rl.worker import Draw, RolloutWorker
+from rl.worker import Draw, RolloutWorker, Room
 
 
 @dataclass
 class _Job:
-    """What a worker has been given of a batch and not delivered yet; `open` while it waits for more."""
+    """What a worker has been given of a batch and not delivered yet."""
 
-    worker: int
-    batch: int
+    index: int
     missing: dict[int, Prompt]
-    open: bool
+    actor: Any = None  # that its stream began on: a dead one may have been replaced since
 
 
 class Rollouts:
@@ -39,7 +37,6 @@ class Rollouts:
         self._placement = placement
         self.workers = [self._spawn(index) for index in range(config.rollout.workers)]
         self._weights: tuple[Any, ...] | None = None
-        self._batches = itertools.count()
 
     def _spawn(self, index: int) -> Any:
         actor: Any = ray.remote(RolloutWorker)
@@ -56,12 +53,12 @@ class Rollouts:
         Also while a batch is collected (from `on_group`): its responses go on with them from their next token.
         """
         self._weights = (version, *parts)
-        pending = {worker.load_weights.remote(*self._weights): i for i, worker in enumerate(self.workers)}
-        for reference, index in pending.items():
+        pending = [(i, worker, worker.load_weights.remote(*self._weights)) for i, worker in enumerate(self.workers)]
+        for index, worker, reference in pending:
             try:
                 ray.get(reference)
             except RayActorError as error:
-                self._replace(index, error)
+                self._replace(index, worker, error)
 
     def collect(
         self, prompts: list[Prompt], draw: Draw, on_group: Callable[[Group], None] | None = None
@@ -76,48 +73,49 @@ class Rollouts:
         return sorted(groups, key=lambda group: order[group.prompt.id])
 
     def _stream(self, prompts: list[Prompt], draw: Draw) -> Iterator[Group]:
-        """Every worker begins with what fills its slots; the rest goes to whoever finishes a group."""
+        """Every worker begins with what fills its slots; the rest goes to whoever has room."""
         share = min(-(-len(prompts) // len(self.workers)), -(-self.config.rollout.slots // draw.samples))
         given, rest = prompts[: share * len(self.workers)], deque(prompts[share * len(self.workers) :])
         shares = [given[index :: len(self.workers)] for index in range(len(self.workers))]
-        batch = next(self._batches)
-        jobs = [_Job(i, batch, {p.id: p for p in share}, bool(rest)) for i, share in enumerate(shares) if share]
-        streams: dict[Any, _Job] = {self._start(job, draw): job for job in jobs}
+        jobs = [_Job(index, {p.id: p for p in share}) for index, share in enumerate(shares) if share]
+        streams: dict[Any, _Job] = {self._start(job, draw, bool(rest)): job for job in jobs}
         while streams:
             ready, _ = ray.wait(list(streams), num_returns=1)
             stream: Any = ready[0]
             job = streams[stream]
             try:
-                group = ray.get(next(stream))
-                del job.missing[group.prompt.id]
-                self._refill(job, rest)
-                yield group
+                found = ray.get(next(stream))
+                if isinstance(found, Room):
+                    self._answer(job, found, rest)
+                else:
+                    del job.missing[found.prompt.id]
+                    yield found
             except StopIteration:
                 del streams[stream]
             except RayActorError as error:
                 del streams[stream]
-                self._replace(job.worker, error)
+                self._replace(job.index, job.actor, error)
                 if job.missing or rest:
-                    job.batch, job.open = next(self._batches), bool(rest)
-                    streams[self._start(job, draw)] = job
+                    streams[self._start(job, draw, bool(rest))] = job
 
-    def _refill(self, job: _Job, rest: deque[Prompt]) -> None:
-        """One prompt more for a worker that has finished a group, or the word that there are none."""
-        worker = self.workers[job.worker]
-        if rest:
-            prompt = rest.popleft()
-            job.missing[prompt.id] = prompt
-            worker.add.remote(job.batch, [prompt])
-        elif job.open:
-            job.open = False
-            worker.no_more.remote(job.batch)
+    def _answer(self, job: _Job, room: Room, rest: deque[Prompt]) -> None:
+        """Prompts for a worker that has room, but not the others' share of the last ones; or that there are none."""
+        count = min(room.prompts, -(-len(rest) // len(self.workers)))
+        more = [rest.popleft() for _ in range(count)]
+        job.missing.update({prompt.id: prompt for prompt in more})
+        if more:
+            job.actor.add.remote(more)
+        else:
+            job.actor.no_more.remote()
 
-    def _start(self, job: _Job, draw: Draw) -> Any:
-        generate = self.workers[job.worker].generate.options(num_returns="streaming")
-        return generate.remote(list(job.missing.values()), draw, job.batch, job.open)
+    def _start(self, job: _Job, draw: Draw, more: bool) -> Any:
+        job.actor = self.workers[job.index]
+        return job.actor.generate.options(num_returns="streaming").remote(list(job.missing.values()), draw, more)
 
-    def _replace(self, index: int, error: RayActorError) -> None:
-        """A new worker with the current weights in a dead one's place."""
+    def _replace(self, index: int, dead: Any, error: RayActorError) -> None:
+        """A new worker with the current weights in a dead one's place, unless there is one already."""
+        if self.workers[index] is not dead:
+            return
         if self.restarts >= self.config.rollout.max_restarts:
             raise RuntimeError(f"rollout worker {index} died and rollout.max_restarts is used up") from error
         self.restarts += 1

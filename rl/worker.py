@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
@@ -15,14 +14,16 @@ import numpy as np
 import torch
 
 from configs.schema import ModelConfig, Precision, RunConfig
+from model.chat import thinking_open
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
 from model.generation.requests import Completion, EngineStats, Interruption, Request
 from model.network import MiniMax
 from model.tokenizer import decode, encode, load_tokenizer
 from rewards.grader import Grader
-from rewards.verdict import Response, Verdict
-from rl.types import Group, Prompt, Trajectory
+from rewards.verdict import Response
+from rl.open_group import OpenGroup
+from rl.types import Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Draw:
     seed: int
 
 
-@dataclass
-class _Open:
-    """A group under way."""
+@dataclass(frozen=True)
+class Room:
+    """A worker's word that it could begin as many prompts more. Answered by one `add` or `no_more`."""
 
-    prompt: Prompt
-    completions: dict[int, Completion]
-    texts: dict[int, str]
-    verdicts: dict[int, Future[Verdict]]
+    prompts: int
+
+
+# What the thread of `generate` hears from others: the id of a group with one verdict more, prompts, or that none come.
+_Inbox = SimpleQueue[int | list[Prompt] | None]
 
 
 class RolloutWorker:
@@ -73,9 +75,9 @@ class RolloutWorker:
         self.grader = Grader(**asdict(config.rewards))
         self._engine_free = threading.Lock()
         self._turn = threading.Lock()  # held by whoever waits for the engine, so that it gets it after the step
-        self._inboxes: dict[int, SimpleQueue[list[Prompt] | None]] = {}
+        self._inbox = _Inbox()
         self._ids = itertools.count()
-        self._busy_s = 0.0
+        self._start_clock()
         self._interruption()  # what can't work is refused now
 
     def ready(self) -> int:
@@ -88,42 +90,58 @@ class RolloutWorker:
             named = ((name, torch.from_numpy(array)) for part in parts for name, array in part.items())
             self.engine.load_weights(named, version)
 
-    def add(self, batch: int, prompts: list[Prompt]) -> None:
-        """More prompts for the `generate` of that batch, which has started or will."""
-        self._inbox(batch).put(prompts)
+    def add(self, prompts: list[Prompt]) -> None:
+        """Prompts for the `generate` that has said it has `Room`."""
+        self._inbox.put(prompts)
 
-    def no_more(self, batch: int) -> None:
-        self._inbox(batch).put(None)
+    def no_more(self) -> None:
+        """The other answer: it need not ask again."""
+        self._inbox.put(None)
 
-    def _inbox(self, batch: int) -> SimpleQueue[list[Prompt] | None]:
-        return self._inboxes.setdefault(batch, SimpleQueue())
-
-    def generate(self, prompts: list[Prompt], draw: Draw, batch: int = 0, more: bool = False) -> Iterator[Group]:
+    def generate(self, prompts: list[Prompt], draw: Draw, more: bool = False) -> Iterator[Group | Room]:
         """Groups in the order in which they finish. Verification runs beside generation and never holds it.
 
-        With `more`, prompts go on coming by `add` until `no_more`.
+        With `more`, a `Room` comes between them as soon as the engine could use further prompts, whatever still waits
+        for its verdict. Decoding goes on until the answer is there; there is no other `Room` before it.
         """
         torch.set_num_threads(self.threads)  # a setting of the thread, not of the process
         self.engine.clear()
-        self.engine.stats, self._busy_s = EngineStats(), 0.0
-        groups: dict[int, _Open] = {}
+        self.engine.stats, self._inbox = EngineStats(), _Inbox()
+        self._start_clock()
+        groups: dict[int, OpenGroup] = {}
         self._submit(prompts, draw, groups)
+        asked = False
         while groups or more:
-            while more and (not groups or not self._inbox(batch).empty()):
-                added = self._inbox(batch).get()
-                more = added is not None
-                self._submit(added or [], draw, groups)
             if self.engine.has_work:
                 for completion in self._step():
-                    self._judge(groups[completion.request_id], completion, draw.max_tokens)
-            elif groups:
-                verdicts = [verdict for group in groups.values() for verdict in group.verdicts.values()]
-                # Prompts may come too: then a look at the inbox now and again.
-                wait([v for v in verdicts if not v.done()], 0.01 if more else None, FIRST_COMPLETED)
-            done = [i for i, group in groups.items() if _finished(group, draw.samples)]
-            for index in done:
-                yield _close(groups.pop(index))
-        self._inboxes.pop(batch, None)
+                    self._judge(completion, groups[completion.request_id], draw.max_tokens)
+            if more and not asked and (room := self._room(draw.samples)):
+                asked = True
+                yield Room(room)
+            for news in self._news():
+                if isinstance(news, int):
+                    groups[news].judged += 1
+                    if groups[news].judged == draw.samples:
+                        yield groups.pop(news).close()
+                else:
+                    more, asked = news is not None, False
+                    self._submit(news or [], draw, groups)
+
+    def _room(self, samples: int) -> int:
+        """Prompts that fit the free slots and one to be at hand when others free up; 0 while any waits in the queue."""
+        free = self.engine.slots - self.engine.running
+        return 0 if len(self.engine.queue) else -(-free // samples) + 1
+
+    def _news(self) -> Iterator[int | list[Prompt] | None]:
+        """All that has come in; waits for something where the engine has nothing to do."""
+        if not self.engine.has_work:
+            yield self._inbox.get()
+        while not self._inbox.empty():
+            yield self._inbox.get()
+
+    def _start_clock(self) -> None:
+        self._began = self._ended = time.monotonic()  # `generate`, and its last step
+        self._busy_s = self._slot_s = 0.0  # seconds of steps, and of steps times slots in use
 
     def _step(self) -> list[Completion]:
         with self._turn:
@@ -131,10 +149,13 @@ class RolloutWorker:
         started = time.monotonic()
         with self._engine_free:
             completions = self.engine.step()
-        self._busy_s += time.monotonic() - started
+        self._ended = time.monotonic()
+        self._busy_s += self._ended - started
+        used = min(self.engine.slots, self.engine.running + len(completions))  # those that end have left already
+        self._slot_s += used * (self._ended - started)
         return completions
 
-    def _submit(self, prompts: list[Prompt], draw: Draw, groups: dict[int, _Open]) -> None:
+    def _submit(self, prompts: list[Prompt], draw: Draw, groups: dict[int, OpenGroup]) -> None:
         sampling = self.config.sampling
         for prompt in prompts:
             index = next(self._ids)
@@ -152,7 +173,7 @@ class RolloutWorker:
                     interruption=self._interruption(),
                 )
             )
-            groups[index] = _Open(prompt, {}, {}, {})
+            groups[index] = OpenGroup(prompt)
 
     def _interruption(self) -> Interruption | None:
         """The end of thinking that goes on for too long, if the configuration sets one."""
@@ -166,14 +187,18 @@ class RolloutWorker:
                 f"leave nothing of sampling.max_tokens={sampling.max_tokens} to answer in"
             )
         return Interruption(
-            sampling.thinking_tokens, closing, lambda ids: "</think>" in decode(self.tokenizer, ids.tolist())
+            sampling.thinking_tokens, closing, lambda ids: not thinking_open(decode(self.tokenizer, ids.tolist()))
         )
 
     def statistics(self) -> dict[str, float]:
-        """Engine and grader counters of the last `generate`."""
-        stats = self.engine.stats
+        """Engine and grader counters of the last `generate`.
+
+        `occupancy` is the share of slots in use, by time from the start to the end of the last step: each step counts
+        for its seconds times the slots that it had in use, and whatever the engine waited for counts as slots unused.
+        """
+        stats, slots = self.engine.stats, self.engine.slots
         return {
-            "occupancy": stats.slot_steps / max(1, stats.steps * self.engine.slots),
+            "occupancy": self._slot_s / max(1e-9, slots * (self._ended - self._began)),
             "prefill_tokens": stats.prefill_tokens,
             "saved_prefill_tokens": stats.saved_prefill_tokens,
             "tokens_per_s": stats.slot_steps / max(1e-9, self._busy_s),
@@ -185,30 +210,11 @@ class RolloutWorker:
     def close(self) -> None:
         self.grader.close()
 
-    def _judge(self, group: _Open, completion: Completion, max_tokens: int) -> None:
+    def _judge(self, completion: Completion, group: OpenGroup, max_tokens: int) -> None:
+        inbox, index = self._inbox, completion.request_id
         text = decode(self.tokenizer, completion.tokens_T.tolist())
-        response = Response(text, len(completion.tokens_T), completion.stop, max_tokens)
-        group.completions[completion.sample], group.texts[completion.sample] = completion, text
-        group.verdicts[completion.sample] = self.grader.submit(group.prompt.problem, response)
-
-
-def _finished(group: _Open, samples: int) -> bool:
-    return len(group.completions) == samples and all(verdict.done() for verdict in group.verdicts.values())
-
-
-def _close(group: _Open) -> Group:
-    trajectories = [
-        Trajectory(
-            tokens_T=completion.tokens_T,
-            loss_mask_T=completion.chosen_T,
-            sampler_logprobs_T=completion.logprobs_T,
-            versions_T=completion.versions_T,
-            stop=completion.stop,
-            text=group.texts[sample],
-            verdict=group.verdicts[sample].result(),
-            sample=sample,
-            routing_TLK=completion.routing_TLK,
+        verdict = self.grader.submit(
+            group.prompt.problem, Response(text, len(completion.tokens_T), completion.stop, max_tokens)
         )
-        for sample, completion in sorted(group.completions.items())
-    ]
-    return Group(group.prompt, trajectories)
+        group.add(completion, text, verdict)
+        verdict.add_done_callback(lambda _: inbox.put(index))

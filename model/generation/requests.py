@@ -54,7 +54,8 @@ def problem(request: Request, max_length: int, vocabulary: int) -> str | None:
     prompt, wanted, cut = len(request.prompt_T), request.max_tokens, request.interruption
     if prompt == 0 or wanted < 1:
         return "needs a prompt and max_tokens >= 1"
-    if not 0 <= min(request.prompt_T) <= max(request.prompt_T) < vocabulary:
+    ids = np.asarray(request.prompt_T)
+    if not 0 <= ids.min() <= ids.max() < vocabulary:
         return f"the prompt holds a token id outside of the vocabulary of {vocabulary}"
     if prompt + wanted > max_length:
         return f"a prompt of {prompt} tokens and max_tokens={wanted} exceed the {max_length} that there is room for"

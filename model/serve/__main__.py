@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +23,8 @@ from model.serve.app import Server
 from model.serve.runner import Runner
 from model.tokenizer import TokenizerError, load_tokenizer
 
+_SHUTDOWN_S = 1.0
+
 
 def main() -> None:
     with refusals():
@@ -29,11 +32,30 @@ def main() -> None:
         server = build(config)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(_is_no_clients_fault)
     reserved = server.runner.engine.reserved
     megabytes = (reserved["state_bytes"] + reserved["kv_bytes"]) >> 20
     print(f"{config.slots} slots and {reserved['kv_tokens']} tokens of keys reserved: {megabytes} MiB", flush=True)
-    # handler_cancellation: a client that leaves takes its request with it.
-    web.run_app(server.app, host=config.host, port=config.port, handler_cancellation=True)
+    with refusals():
+        serve(server, config)
+
+
+def _is_no_clients_fault(record: logging.LogRecord) -> bool:
+    """aiohttp logs malformed HTTP, which its clients are told of, as if the server had failed."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, web.RequestPayloadError))
+
+
+def serve(server: Server, config: ServeConfig) -> None:
+    """Until a signal ends it. Raises ConfigError for an address that can't be had."""
+    try:
+        # handler_cancellation: a client that leaves takes its request with it. The timeout, which is waited for twice,
+        # is for clients that don't read how their requests ended.
+        web.run_app(
+            server.app, host=config.host, port=config.port, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_S
+        )
+    except OSError as error:
+        raise ConfigError(f"port={config.port} host={config.host}: {error.strerror or error}") from None
 
 
 def settings(arguments: list[str]) -> ServeConfig:
@@ -57,6 +79,8 @@ def settings(arguments: list[str]) -> ServeConfig:
     for key in ("kv_tokens", "threads", "port"):
         if getattr(config, key) < 0:
             raise ConfigError(f"{key}={getattr(config, key)}: must be at least 0")
+    if config.port > 65535:
+        raise ConfigError(f"port={config.port}: must be at most 65535")
     return config
 
 
@@ -69,8 +93,12 @@ def build(config: ServeConfig) -> Server:
     half = device.type == "cuda" and config.precision is Precision.bfloat16
     try:
         tokenizer = load_tokenizer(str(folder) if config.tokenizer == "checkpoint" else config.tokenizer)
+        shape = read_config(folder)
+        if (size := max(tokenizer.get_vocab().values()) + 1) > shape.vocab_size:
+            wrong = f"has {size} tokens, the checkpoint's vocabulary {shape.vocab_size}"
+            raise ConfigError(f"tokenizer={config.tokenizer}: {wrong}")
         with device:
-            network = MiniMax(read_config(folder), torch.bfloat16 if half else torch.float32)
+            network = MiniMax(shape, torch.bfloat16 if half else torch.float32)
         checkpoint.load(folder, network)
     except (CheckpointError, TokenizerError) as error:
         raise ConfigError(str(error)) from None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from model.chat import parse_reply
+from model.chat import ToolCall, parse_reply
 from model.generation.requests import Token
+from model.serve.logprobs import chat_logprobs, completion_logprobs
 from model.serve.options import Options
 from model.serve.runner import Piece
 from model.serve.text import ReplySplitter
-from model.serve.wire import FINISH, chat_logprobs, completion_logprobs, tool_calls
+from model.serve.wire import FINISH, tool_calls
 
 
 class Answer:
@@ -75,28 +77,33 @@ class ChatAnswer(Answer):
 
     chat = True
 
-    def __init__(self, tokenizer: Any, options: Options, calls: bool):
+    def __init__(self, tokenizer: Any, options: Options, offered: Collection[str]):
+        """`offered`: names of the tools that may be called."""
         super().__init__(tokenizer, options)
-        self.calls = calls
-        self.splitters = [ReplySplitter(calls) for _ in range(options.n)]
+        self.offered, self.parallel = offered, options.parallel_tool_calls
+        self.splitters = [ReplySplitter(bool(offered)) for _ in range(options.n)]
 
     def choices(self) -> list[dict[str, Any]]:
         return [self._whole(index) for index in range(len(self.texts))]
 
     def _whole(self, index: int) -> dict[str, Any]:
-        splitter = ReplySplitter(self.calls)
+        splitter = ReplySplitter(bool(self.offered))
         thinking, content = splitter.push(self.texts[index], final=True)
-        message: dict[str, Any] = {"role": "assistant", "content": content.lstrip("\n")}
+        calls = self._calls(index, splitter)
+        message: dict[str, Any] = {"role": "assistant", "content": content + ("" if calls else splitter.rest)}
         if thinking:
-            message["reasoning_content"] = thinking.strip("\n")
+            message["reasoning_content"] = thinking
         finish = FINISH.get(self.stops[index], "stop")
-        calls = parse_reply(self.texts[index]).calls if self.calls else []
         if calls:
-            message |= {"tool_calls": tool_calls(calls), "content": content.strip() or None}
+            message |= {"tool_calls": tool_calls(calls), "content": content or None}
             finish = "tool_calls"
-        else:
-            message["content"] += splitter.rest
         return self._choice(index, {"message": message}, self._logprobs(self.said[index]), finish)
+
+    def _calls(self, index: int, splitter: ReplySplitter) -> list[ToolCall]:
+        """Of offered tools, after the end of a choice."""
+        calls = parse_reply(self.texts[index]).calls if splitter.rest else []
+        calls = [call for call in calls if call.name in self.offered]
+        return calls if self.parallel else calls[:1]
 
     def opening(self) -> list[dict[str, Any]]:
         delta = {"delta": {"role": "assistant", "content": ""}}
@@ -109,7 +116,7 @@ class ChatAnswer(Answer):
         deltas: list[dict[str, Any]] = [{"reasoning_content": thinking}] if thinking else []
         finish = FINISH.get(piece.stop, "stop") if piece.stop else None
         if piece.stop and splitter.rest:
-            calls = parse_reply(self.texts[index]).calls
+            calls = self._calls(index, splitter)
             if calls:
                 deltas += [{"content": content}] if content else []
                 content, finish = "", "tool_calls"

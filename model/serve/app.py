@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any
@@ -12,19 +12,17 @@ from typing import Any
 from aiohttp import web
 
 from model.serve.answers import Answer, ChatAnswer, TextAnswer
-from model.serve.errors import RequestError, error_body
+from model.serve.errors import RequestError, in_shape, shown, told
 from model.serve.options import Options, read_options
 from model.serve.prompts import chat_prompt, completion_prompts, tools
 from model.serve.runner import Piece, Runner
 from model.serve.wire import Envelope, event, usage
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Server:
     def __init__(self, runner: Runner, name: str, max_body_mb: int):
         self.runner, self.name = runner, name
-        self.app = web.Application(client_max_size=max_body_mb << 20, middlewares=[_errors])
+        self.app = web.Application(client_max_size=max_body_mb << 20, middlewares=[in_shape])
         self.app.add_routes(
             [
                 web.post("/v1/chat/completions", self.chat),
@@ -34,11 +32,15 @@ class Server:
             ]
         )
         self.app.cleanup_ctx.append(self._lifetime)
+        self.app.on_shutdown.append(self._shutdown)
 
     async def _lifetime(self, _: web.Application) -> AsyncIterator[None]:
         self.runner.start()
         yield
         await asyncio.to_thread(self.runner.stop)
+
+    async def _shutdown(self, _: web.Application) -> None:
+        self.runner.refuse("the server is shutting down")
 
     async def models(self, _: web.Request) -> web.Response:
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "lightning-cispo"}
@@ -62,13 +64,16 @@ class Server:
         body = await self._body(request)
         options, offered = read_options(body, chat=True), tools(body)
         prompt = await asyncio.to_thread(chat_prompt, body, self.runner.tokenizer)
-        answer = ChatAnswer(self.runner.tokenizer, options, bool(offered))
+        answer = ChatAnswer(self.runner.tokenizer, options, {tool["name"] for tool in offered or ()})
         return await self._answer(request, [prompt], options, answer)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         options, vocabulary = read_options(body, chat=False), self.runner.engine.network.config.vocab_size
         prompts = await asyncio.to_thread(completion_prompts, body, self.runner.tokenizer, vocabulary)
+        if len(prompts) > self.runner.max_waiting:
+            wrong = f"prompt: has {len(prompts)} prompts, this server takes {self.runner.max_waiting} at once"
+            raise RequestError(wrong, "prompt", "invalid_value")
         answer = TextAnswer(self.runner.tokenizer, options, len(prompts))
         return await self._answer(request, prompts, options, answer)
 
@@ -77,10 +82,12 @@ class Server:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):
             raise RequestError("the body is not JSON") from None
+        except web.RequestPayloadError:
+            raise RequestError("the body is not in the encoding that its headers name") from None
         if not isinstance(body, dict):
             raise RequestError("the body must be a JSON object")
         if body.get("model") != self.name:
-            wrong = f"model={body.get('model')!r}: this server has {self.name!r}"
+            wrong = f"model={shown(body.get('model'))}: this server has {self.name!r}"
             raise RequestError(wrong, "model", "model_not_found", 404)
         return body
 
@@ -103,17 +110,18 @@ class Server:
         first = await anext(pieces)  # decides whether this is a stream or a refusal
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-        for choice in answer.opening():
-            await response.write(event(envelope.chunk([choice])))
         try:
+            for choice in answer.opening():
+                await response.write(event(envelope.chunk([choice])))
             async for piece in _with_first(first, pieces):
                 for choice in answer.stream(piece):
                     await response.write(event(envelope.chunk([choice])))
-        except RequestError as error:  # too late for a status of its own
-            await response.write(event(error.body()))
-            return response
-        if read is not None:
-            await response.write(event(envelope.chunk([], usage(read, answer.tokens))))
+            if read is not None:
+                await response.write(event(envelope.chunk([], usage(read, answer.tokens))))
+        except ConnectionError:
+            raise
+        except Exception as error:  # too late for a status of its own
+            await response.write(event(told(error).body()))
         await response.write(event("[DONE]"))
         return response
 
@@ -157,15 +165,3 @@ async def _with_first(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator
     yield first
     async for piece in rest:
         yield piece
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every refusal in OpenAI's shape."""
-    try:
-        return await handler(request)
-    except RequestError as error:
-        return web.json_response(error.body(), status=error.status)
-    except web.HTTPException as error:
-        said = f"{request.method} {request.path}: {error.reason}"
-        return web.json_response(error_body(said, error.status), status=error.status)

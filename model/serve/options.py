@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.serve.errors import RequestError
+from model.serve.errors import RequestError, shown
 
 _COMMON = {
     *("model", "max_tokens", "temperature", "top_p", "top_k", "min_tokens", "n", "seed", "stop", "stream"),
     *("stream_options", "logprobs", "thinking_tokens"),
 }
-_CHAT = {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice"}
+_CHAT = {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls"}
 # These say nothing about the answer.
-_IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+_IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 # These are understood as far as they change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0, None),
@@ -44,6 +43,7 @@ class Options:
     include_usage: bool
     logprobs: int | None
     thinking_tokens: int  # 0: no limit
+    parallel_tool_calls: bool
 
 
 def read_options(body: Mapping[str, Any], chat: bool) -> Options:
@@ -52,12 +52,11 @@ def read_options(body: Mapping[str, Any], chat: bool) -> Options:
     for name, value in body.items():
         if name in _NEUTRAL:
             if value not in _NEUTRAL[name]:
-                raise RequestError(f"{name}={value!r}: not supported by this server", name, "unsupported_value")
+                raise RequestError(f"{name}={shown(value)}: not supported by this server", name, "unsupported_value")
         elif name not in known:
-            raise RequestError(f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
-    limit = _whole(body, "max_tokens", 1)
-    if chat and limit is None:
-        limit = _whole(body, "max_completion_tokens", 1)
+            raise RequestError(f"Unrecognized request argument supplied: {shown(name)}", name, "unknown_parameter")
+    limits = [_whole(body, name, 1) for name in ("max_tokens", "max_completion_tokens")]
+    limit = min((limit for limit in limits if limit is not None), default=None)
     stream, usage = _flag(body, "stream"), _flag(_mapping(body, "stream_options"), "include_usage")
     return Options(
         max_tokens=limit if chat or limit is not None else 16,  # the protocol's default for completions
@@ -72,6 +71,7 @@ def read_options(body: Mapping[str, Any], chat: bool) -> Options:
         include_usage=stream and usage,
         logprobs=_chat_logprobs(body) if chat else _whole(body, "logprobs", 0, 5),
         thinking_tokens=_whole(body, "thinking_tokens", 0) or 0,
+        parallel_tool_calls=_flag(body, "parallel_tool_calls", True),
     )
 
 
@@ -87,7 +87,7 @@ def _whole(body: Mapping[str, Any], name: str, low: int, high: int = (1 << 31) -
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name}={value!r}: must be an integer from {low} to {high}", name, "invalid_value")
+        raise RequestError(f"{name}={shown(value)}: must be an integer from {low} to {high}", name, "invalid_value")
     return value
 
 
@@ -95,17 +95,17 @@ def _number(body: Mapping[str, Any], name: str, low: float, high: float, default
     value = body.get(name)
     if value is None:
         return default
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not low <= value <= high or (name == "top_p" and value == 0):
-        raise RequestError(f"{name}={value!r}: must be a number from {low} to {high}", name, "invalid_value")
+        raise RequestError(f"{name}={shown(value)}: must be a number from {low} to {high}", name, "invalid_value")
     return float(value)
 
 
-def _flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise RequestError(f"{name}={value!r}: must be true or false", name, "invalid_type")
-    return bool(value)
+def _flag(body: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = default if body.get(name) is None else body[name]
+    if not isinstance(value, bool):
+        raise RequestError(f"{name}={shown(value)}: must be true or false", name, "invalid_type")
+    return value
 
 
 def _mapping(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:

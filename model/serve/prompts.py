@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.chat import render
-from model.serve.errors import RequestError
+from model.serve.errors import RequestError, shown
 from model.tokenizer import encode, encode_filled
 
 
@@ -16,9 +16,11 @@ def chat_prompt(body: Mapping[str, Any], tokenizer: Any) -> list[int]:
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages: must be a list of at least one message", "messages", "invalid_type")
     names: dict[str, str] = {}  # of called tools, by the call's id
-    turns = [_turn(message, f"messages[{i}]", names) for i, message in enumerate(messages)]
+    turns = _merged([_turn(message, f"messages[{i}]", names) for i, message in enumerate(messages)])
     try:
         return encode_filled(tokenizer, render, turns, tools(body))
+    except RecursionError:
+        raise RequestError("tools or tool_calls: nested too deeply", "tools", "invalid_value") from None
     except (ValueError, TypeError) as error:
         raise RequestError(f"messages: {error}", "messages") from None
 
@@ -27,7 +29,9 @@ def tools(body: Mapping[str, Any]) -> list[Any] | None:
     """The definitions of functions, as the template writes them; None if the model is not to call any."""
     given, choice = body.get("tools"), body.get("tool_choice") or "auto"
     if choice not in ("auto", "none"):
-        raise RequestError(f"tool_choice={choice!r}: auto and none are supported", "tool_choice", "unsupported_value")
+        raise RequestError(
+            f"tool_choice={shown(choice)}: auto and none are supported", "tool_choice", "unsupported_value"
+        )
     if given is None:
         return None
     if not isinstance(given, list):
@@ -45,7 +49,7 @@ def _turn(message: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
         raise RequestError(f"{where}: must be an object with a role", "messages", "invalid_type")
     role = "system" if message["role"] == "developer" else message["role"]
     if role not in ("system", "user", "assistant", "tool"):
-        raise RequestError(f"{where}.role={role!r}: must be system, user, assistant or tool", "messages")
+        raise RequestError(f"{where}.role={shown(role)}: must be system, user, assistant or tool", "messages")
     turn: dict[str, Any] = {"role": role, "content": _content(message.get("content"), where, role)}
     calls = message.get("tool_calls")
     if role == "assistant" and calls:
@@ -56,10 +60,22 @@ def _turn(message: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
         names.update({str(call.get("id")): call["function"]["name"] for call in calls})
         turn["tool_calls"] = calls
     if role == "tool":
-        turn["name"] = names.get(str(message.get("tool_call_id"))) or message.get("name")
-        if not turn["name"]:
+        name = names.get(str(message.get("tool_call_id"))) or message.get("name")
+        if not name:
             raise RequestError(f"{where}.tool_call_id: answers no call of an earlier message", "messages")
+        turn["content"] = [{"name": name, "text": turn["content"]}]
     return turn
+
+
+def _merged(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tool results that follow each other in one turn: M1 reads those of parallel calls so."""
+    merged: list[dict[str, Any]] = []
+    for turn in turns:
+        if merged and turn["role"] == merged[-1]["role"] == "tool":
+            merged[-1]["content"] += turn["content"]
+        else:
+            merged.append(turn)
+    return merged
 
 
 def _called(call: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from model.chat import thinking_open
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
 from model.generation.requests import Completion, Interruption, Request, Token, problem
@@ -52,6 +53,7 @@ class Runner:
     tokenizer: Any
     max_waiting: int
     failure: BaseException | None = None
+    refusal: str = ""  # why no request is accepted any more
     _open: dict[int, _Open] = field(default_factory=dict)
     _ids: Any = field(default_factory=itertools.count)
     _calls: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue)
@@ -76,8 +78,8 @@ class Runner:
 
         Raises RequestError for a request that can't be served.
         """
-        if self.failure is not None:
-            raise RequestError("the engine has failed; the server must be restarted", status=503)
+        if self.refusal:
+            raise RequestError(self.refusal, status=503)
         if len(self._open) >= self.max_waiting:
             raise RequestError(f"{self.max_waiting} requests are open already; try again later", status=429)
         number, stream = next(self._ids), asyncio.Queue[Piece | Exception]()
@@ -115,14 +117,14 @@ class Runner:
             observer=lambda token: self._observe(number, token),
             top_logprobs=options.logprobs or 0,
         )
-        if wrong := problem(request, self.engine.max_length):
+        if wrong := problem(request, self.engine.max_length, self.engine.network.config.vocab_size):
             oversized = len(prompt) + limit > self.engine.max_length
             raise RequestError(wrong, None, "context_length_exceeded" if oversized else "invalid_value")
         return request
 
     def _interruption(self, tokens: int) -> Interruption | None:
         def closed(response_T: np.ndarray) -> bool:
-            return "</think>" in decode(self.tokenizer, response_T.tolist())
+            return not thinking_open(decode(self.tokenizer, response_T.tolist()))
 
         return Interruption(tokens, encode(self.tokenizer, _CLOSING), closed) if tokens else None
 
@@ -134,7 +136,7 @@ class Runner:
                 self._deliver()
         except BaseException as error:  # whoever waits is told, and no more is accepted
             self.failure = error
-            self._loop.call_soon_threadsafe(self._fail)
+            self._loop.call_soon_threadsafe(self.refuse, "the engine has failed; the server must be restarted")
             raise
 
     def _take_calls(self) -> bool:
@@ -175,9 +177,11 @@ class Runner:
             pieces, self._outbox = self._outbox, []
             self._loop.call_soon_threadsafe(_put_all, pieces)
 
-    def _fail(self) -> None:
+    def refuse(self, why: str) -> None:
+        """In the event loop: what is open fails, and all that comes is refused."""
+        self.refusal = why
         for request in self._open.values():
-            request.stream.put_nowait(RequestError("the engine has failed", status=500))
+            request.stream.put_nowait(RequestError(why, status=503))
 
 
 def _put_all(pieces: list[tuple[asyncio.Queue, Piece]]) -> None:

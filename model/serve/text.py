@@ -61,11 +61,15 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class ReplySplitter:
-    """A chat response as it streams: thinking first, then the answer; tool calls are held back for the end."""
+    """A chat response as it streams: thinking first, then the answer; tool calls are held back for the end.
+
+    Without the blank lines that both begin with, and the white space that ends the thinking or comes before the calls.
+    """
 
     def __init__(self, calls: bool):
         self._text, self._calls = "", calls
         self._thinking: bool | None = None  # not known before the first characters
+        self._begun = False  # the thinking or the answer: more than blank lines has come
 
     def push(self, new: str, final: bool = False) -> tuple[str, str]:
         """Returns what is settled of (thinking, answer)."""
@@ -80,22 +84,32 @@ class ReplySplitter:
         if self._thinking:
             thinking, closed = self._until("</think>", final)
             if not closed:
+                self._text = "" if final else self._text
                 return thinking, ""
-            self._thinking, self._text = False, self._text.removeprefix("</think>")
+            self._thinking, self._begun = False, False
+            self._text = self._text.lstrip().removeprefix("</think>")
         if self._calls:
             answer, _ = self._until("<tool_calls>", final)
         else:
+            self._begin()
             answer, self._text = self._text, ""
         return thinking, answer
 
+    def _begin(self) -> None:
+        if not self._begun:
+            self._text = self._text.lstrip("\n")
+            self._begun = bool(self._text)
+
     @property
     def rest(self) -> str:
-        """What is held back."""
+        """What is held back: after the end, the calls with the white space before them."""
         return self._text
 
     def _until(self, tag: str, final: bool) -> tuple[str, bool]:
-        """Text before the tag, which stays, or what can't be the tag's beginning."""
+        """Text before the tag, or what can't be the tag's beginning. The tag stays, and the white space before it."""
+        self._begin()
         at = self._text.find(tag)
         end = at if at >= 0 else len(self._text) - (0 if final else _overlap(self._text, tag))
+        end = len(self._text[:end].rstrip())
         found, self._text = self._text[:end], self._text[end:]
         return found, at >= 0

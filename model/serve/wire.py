@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from model.chat import ToolCall
-from model.generation.requests import Token
 
 FINISH = {"length": "length", "repetition": "length"}  # all other stops are "stop"
 
@@ -39,41 +37,15 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 
 def event(data: dict[str, Any] | str) -> bytes:
     """One server-sent event."""
-    return f"data: {data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
 
 
 def tool_calls(calls: Sequence[ToolCall], numbered: bool = False) -> list[dict[str, Any]]:
     found = []
     for index, call in enumerate(calls):
-        function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+        # Half a surrogate pair, which no UTF-8 can hold, stays the escape that the model wrote.
+        arguments = json.dumps(call.arguments, ensure_ascii=False).encode(errors="backslashreplace").decode()
+        function = {"name": call.name, "arguments": arguments}
         item: dict[str, Any] = {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
         found.append(({"index": index} if numbered else {}) | item)
     return found
-
-
-def chat_logprobs(tokens: Sequence[Token], tokenizer: Any) -> dict[str, Any]:
-    def entry(token: int, logprob: float) -> dict[str, Any]:
-        text = tokenizer.decode([token])
-        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
-
-    content = [
-        {**entry(token.id, token.logprob), "top_logprobs": [entry(*pair) for pair in token.top]} for token in tokens
-    ]
-    return {"content": content, "refusal": None}
-
-
-def completion_logprobs(tokens: Sequence[Token], tokenizer: Any, offset: int) -> dict[str, Any]:
-    texts = [tokenizer.decode([token.id]) for token in tokens]
-    offsets = [offset + sum(map(len, texts[:i])) for i in range(len(texts))]
-    return {
-        "tokens": texts,
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
-        # Reversed: of several ids with one text the likeliest is the last to be written.
-        "top_logprobs": [{tokenizer.decode([i]): _finite(p) for i, p in reversed(token.top)} for token in tokens],
-        "text_offset": offsets,
-    }
-
-
-def _finite(logprob: float) -> float:
-    """JSON has no infinity; the protocol writes -9999 for what can't be drawn."""
-    return logprob if math.isfinite(logprob) else -9999.0

@@ -8,18 +8,12 @@ import signal
 import pytest
 import ray
 
-from configs.schema import DataConfig, ModelConfig, PromptStyle, RewardsConfig, RolloutConfig, RunConfig, TaskConfig
+from configs.schema import RewardsConfig, RolloutConfig, RunConfig
 from model.network import MiniMax
 from model.tokenizer import load_tokenizer
 from rl.prompts import training_stream
 from rl.rollouts import Rollouts
-from rl.worker import Draw, RolloutWorker
-
-MODEL = ModelConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4)
-DATA = DataConfig(
-    tasks=[TaskConfig("chain_sum", 1.0, {"min_digits": 1, "max_digits": 1})], prompt_style=PromptStyle.compact
-)
-DRAW = Draw(samples=4, temperature=1.0, max_tokens=24, seed=7)
+from tests.rl.small import DATA, DRAW, MODEL
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,18 +109,15 @@ def test_weights_arrive_while_a_batch_is_under_way(rollouts, prompts):
     assert {5, 6} == {version for v in versions for version in v}
 
 
-def test_forced_answers_are_left_out_of_the_loss(prompts):
-    config = RunConfig(data=DATA, rollout=RolloutConfig(1, slots=6, threads=1))
-    config.sampling.thinking_tokens = 3
-    worker = RolloutWorker(config, MODEL, "bytes")
-    try:
-        trajectories = [t for group in worker.generate(prompts[:2], DRAW) for t in group.trajectories]
-        closing = list(b"\n") + worker.tokenizer.encode("</think>", add_special_tokens=False) + list(b"\n\n")
-        cut = [t for t in trajectories if not t.loss_mask_T.all()]
-        assert cut and all(t.tokens_T[~t.loss_mask_T].tolist() == closing for t in cut)
-        assert all((~t.loss_mask_T).nonzero()[0].tolist() == [3, 4, 5, 6] for t in cut)
-        config.sampling.thinking_tokens = 62
-        with pytest.raises(ValueError, match="sampling.closing_text"):
-            RolloutWorker(config, MODEL, "bytes")
-    finally:
-        worker.close()
+def test_a_death_that_publishing_finds_counts_once(rollouts, prompts):
+    undisturbed = tokens(rollouts(1).collect(prompts, DRAW))
+    found, killed = rollouts(1, max_restarts=1), []
+    (victim,) = found.wait_until_ready()
+
+    def kill_and_publish_once(_):
+        if not killed:
+            killed.append(os.kill(victim, signal.SIGKILL))
+            found.publish(found._weights[1:], version=5)
+
+    assert tokens(found.collect(prompts, DRAW, kill_and_publish_once)) == undisturbed
+    assert found.restarts == 1

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from model import checkpoint
 from model.network import MiniMax
 from model.tokenizer import load_tokenizer
 
-SLOTS, MAX_LENGTH = 32, 600
+SLOTS, MAX_LENGTH, MAX_WAITING = 32, 600, 220
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +32,16 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def address(checkpoint_folder: Path) -> Iterator[str]:
-    """The URL of the running server."""
-    command = [sys.executable, "-m", "model.serve", f"checkpoint={checkpoint_folder}", "port=0", "threads=1"]
-    command += [f"slots={SLOTS}", f"max_length={MAX_LENGTH}", "kv_tokens=4000", "max_body_mb=2", "name=small"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def command(folder: Path, **changes: object) -> list[str]:
+    options = dict(checkpoint=folder, port=0, threads=1, slots=SLOTS, max_length=MAX_LENGTH, max_waiting=MAX_WAITING)
+    options |= dict(kv_tokens=4000, max_body_mb=2, name="small")
+    return [sys.executable, "-m", "model.serve", *(f"{key}={value}" for key, value in {**options, **changes}.items())]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server's process, which writes its log to the standard output, and its URL."""
+    process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None
         lines = []
@@ -46,7 +51,14 @@ def address(checkpoint_folder: Path) -> Iterator[str]:
                 break
         else:
             raise AssertionError("the server did not start:\n" + "".join(lines))
-        yield f"http://127.0.0.1:{found[1]}"
+        yield process, f"http://127.0.0.1:{found[1]}"
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def address(checkpoint_folder: Path) -> Iterator[str]:
+    """The URL of the running server."""
+    with serving(checkpoint_folder) as (_, url):
+        yield url

@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serve.conftest import MAX_LENGTH, SLOTS
+from tests.serve.conftest import MAX_LENGTH, MAX_WAITING, SLOTS
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,18 @@ def test_logprobs(client):
     assert all(max(top.values()) == pytest.approx(p) for p, top in zip(found.token_logprobs, found.top_logprobs))
     entries = chat(client, logprobs=True, top_logprobs=3, temperature=0).choices[0].logprobs.content
     assert len(entries) == 12
-    assert all(entry.logprob == entry.top_logprobs[0].logprob <= 0 for entry in entries)
-    assert all(bytes(entry.bytes).decode() == entry.token and len(entry.top_logprobs) == 3 for entry in entries)
+    assert all(
+        entry.logprob == pytest.approx(entry.top_logprobs[0].logprob) and entry.logprob <= 0 for entry in entries
+    )
+    assert all(len(entry.top_logprobs) == 3 for entry in entries)
     assert chat(client).choices[0].logprobs is None
+
+
+def test_the_sampled_token_is_among_the_top_log_probabilities(client):
+    for count in (0, 1):
+        found = complete(client, logprobs=count, max_tokens=40).choices[0].logprobs
+        for token, logprob, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+            assert top[token] == logprob and len(top) in (1, count + 1)
 
 
 @pytest.mark.parametrize("make", [complete, chat], ids=["completions", "chat"])
@@ -88,7 +97,7 @@ def test_a_stream_says_the_same(client, make):
                 assert choice.index not in reasons
                 reasons[choice.index] = choice.finish_reason
     for choice in whole.choices:
-        assert texts[choice.index].lstrip("\n") == (choice.text if make is complete else choice.message.content)
+        assert texts[choice.index] == (choice.text if make is complete else choice.message.content)
         assert reasons[choice.index] == choice.finish_reason
     assert usage == whole.usage
 
@@ -111,6 +120,11 @@ def test_minimum_of_tokens_and_eos(client):
     assert {choice.finish_reason for choice in held.choices} == {"length"}
 
 
+def test_the_smaller_of_two_limits_counts(client):
+    answer = chat(client, max_tokens=12, max_completion_tokens=5, extra_body={"min_tokens": 5})
+    assert answer.usage.completion_tokens == 5
+
+
 def test_several_prompts_and_token_ids(client):
     answer = complete(client, prompt=["Hello", "Bye"], n=2)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
@@ -119,10 +133,11 @@ def test_several_prompts_and_token_ids(client):
     assert answer.usage.prompt_tokens == 8
 
 
-def test_thinking_is_closed_when_its_tokens_are_used_up(client):
-    text = complete(client, max_tokens=60, extra_body={"thinking_tokens": 20, "min_tokens": 60}).choices[0].text
-    assert text.count("</think>") == 1
-    assert text.startswith(complete(client, max_tokens=20, extra_body={"min_tokens": 20}).choices[0].text[:10])
+def test_thinking_that_was_never_opened_is_not_closed(client):
+    """The policy of these tests never opens a think block, so nothing may be closed."""
+    free = complete(client, max_tokens=60, extra_body={"min_tokens": 60}).choices[0].text
+    bounded = complete(client, max_tokens=60, extra_body={"thinking_tokens": 20, "min_tokens": 60}).choices[0].text
+    assert bounded == free
 
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -141,9 +156,14 @@ def test_a_conversation_with_tools(client):
     assert chat(client, messages=messages, tools=[TOOL], tool_choice="none").choices[0].message.content
 
 
+DEEP: dict[str, Any] = {}
+for _ in range(900):
+    DEEP = {"a": DEEP}
 BAD = [
     (dict(temperature=3), "temperature"),
     (dict(temperature="hot"), "temperature"),
+    (dict(temperature=10**400), "temperature"),
+    (dict(top_p=10**400), "top_p"),
     (dict(top_p=0), "top_p"),
     (dict(n=0), "n"),
     (dict(n=129), "n"),
@@ -155,6 +175,7 @@ BAD = [
     (dict(frequency_penalty=0.5), "frequency_penalty"),
     (dict(extra_body={"nonsense": 1}), "nonsense"),
     (dict(stream_options=3), "stream_options"),
+    (dict(seed=DEEP), "seed"),
 ]
 BAD_CHAT = [
     (dict(messages=[]), "messages"),
@@ -163,6 +184,9 @@ BAD_CHAT = [
     (dict(messages=[{"role": "user"}]), "messages"),
     (dict(messages=[{"role": "tool", "tool_call_id": "unknown", "content": "x"}]), "messages"),
     (dict(tools=[{"type": "function"}]), "tools"),
+    (dict(tools=[{"type": "function", "function": {"name": "f", "parameters": DEEP}}]), "tools"),
+    (dict(parallel_tool_calls="no"), "parallel_tool_calls"),
+    (dict(max_completion_tokens="many"), "max_completion_tokens"),
     (dict(tool_choice="required"), "tool_choice"),
     (dict(top_logprobs=2), "top_logprobs"),
     (dict(response_format={"type": "json_object"}), "response_format"),
@@ -173,6 +197,7 @@ BAD_COMPLETION = [
     (dict(prompt=[1, "a"]), "prompt"),
     (dict(prompt=[999]), "prompt"),
     (dict(prompt=[-1]), "prompt"),
+    (dict(prompt=["x"] * (MAX_WAITING + 1)), "prompt"),
     (dict(logprobs=6), "logprobs"),
     (dict(echo=True), "echo"),
     (dict(best_of=4), "best_of"),
@@ -207,6 +232,15 @@ def test_unknown_models_paths_methods_and_bodies(client, address):
             urllib.request.urlopen(urllib.request.Request(address + path, body), timeout=30)
         assert refused.value.code == status, (path, body and body[:20])
         assert json.load(refused.value)["error"]["message"]
+
+
+@pytest.mark.parametrize("headers", [{"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}])
+def test_bodies_that_cannot_be_unpacked(address, headers):
+    request = urllib.request.Request(f"{address}/v1/completions", b"garbage" * 10, headers)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 400
+    assert json.load(refused.value)["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("stream", [False, True])

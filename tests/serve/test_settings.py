@@ -20,6 +20,7 @@ from model.serve.__main__ import build, settings
         (["checkpoint=x", "slots=many"], "slots: "),
         (["checkpoint=x", "slots=0"], "slots=0: must be at least 1"),
         (["checkpoint=x", "kv_tokens=-1"], "kv_tokens=-1: must be at least 0"),
+        (["checkpoint=x", "port=70000"], "port=70000: must be at most 65535"),
         (["checkpoint=x", "precision=int3"], "precision: "),
     ],
 )
@@ -44,6 +45,14 @@ def test_checkpoints_that_cannot_be_served(tmp_path, checkpoint_folder):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError):
         build(ServeConfig(checkpoint=str(tmp_path), tokenizer="bytes"))
+
+
+def test_a_tokenizer_larger_than_the_vocabulary(tmp_path, checkpoint_folder):
+    config = json.loads((checkpoint_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
+    with pytest.raises(ConfigError) as refused:
+        build(ServeConfig(checkpoint=str(tmp_path), tokenizer="bytes"))
+    assert str(refused.value) == "tokenizer=bytes: has 264 tokens, the checkpoint's vocabulary 200"
 
 
 def test_a_runs_newest_checkpoint_is_found(tmp_path, checkpoint_folder):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.generation.requests import Token
 from model.serve.answers import ChatAnswer
+from model.serve.logprobs import chat_logprobs, completion_logprobs
 from model.serve.options import read_options
-from model.serve.runner import Piece
+from model.serve.prompts import chat_prompt
+from model.serve.runner import Piece, Runner
 from model.serve.text import GrowingText, ReplySplitter
-from model.tokenizer import encode, load_tokenizer
+from model.serve.wire import event
+from model.tokenizer import decode, encode, load_tokenizer
 
 TOKENIZER = load_tokenizer("bytes")
 texts = st.text(alphabet=st.sampled_from("ab\n<>é€𝄞 "), max_size=40)
@@ -51,7 +55,7 @@ def test_bytes_that_are_no_text_do_not_hold_back_for_ever():
 
 @given(st.data())
 def test_splitting_does_not_depend_on_how_the_text_comes(data):
-    text = "".join(data.draw(st.lists(st.sampled_from(["<think>", "</think>", "<tool_calls>", "a", "<", "\n"]))))
+    text = "".join(data.draw(st.lists(st.sampled_from(["<think>", "</think>", "<tool_calls>", "a", "<", "\n", " "]))))
     calls = data.draw(st.booleans())
     whole = ReplySplitter(calls)
     expected = (*whole.push(text, final=True), whole.rest)
@@ -67,47 +71,115 @@ def test_splitting_does_not_depend_on_how_the_text_comes(data):
 REPLY = '<think>\nhm</think>\n\nLet me see.\n<tool_calls>\n{"name": "add", "arguments": {"a": 1}}\n</tool_calls>'
 
 
-def answered(text: str, calls: bool, size: int = 3) -> tuple[dict, list[dict]]:
+def answered(text: str, offered: set[str], size: int = 3, **more: object) -> tuple[dict, list[dict]]:
     """The whole answer's choice, and the chunks of the same streamed in pieces of `size` characters."""
-    options = read_options({"messages": [], "logprobs": True}, chat=True)
+    options = read_options({"messages": [], "logprobs": True, **more}, chat=True)
     pieces = [Piece(0, text[i : i + size], [Token(0, 65, -1.0, [])]) for i in range(0, len(text), size)]
     pieces.append(Piece(0, "", [], "eos"))
-    whole, streamed, chunks = ChatAnswer(TOKENIZER, options, calls), ChatAnswer(TOKENIZER, options, calls), []
+    whole, streamed, chunks = ChatAnswer(TOKENIZER, options, offered), ChatAnswer(TOKENIZER, options, offered), []
     for piece in pieces:
         whole.take(piece)
         chunks += streamed.stream(piece)
+    assert all(event(chunk) for chunk in chunks)
     assert sum(len(c["logprobs"]["content"]) for c in chunks if c["logprobs"]) == len(pieces) - 1
-    return whole.choices()[0], chunks
+    choice = whole.choices()[0]
+    for part in ("content", "reasoning_content"):
+        assert said(chunks, part) == (choice["message"].get(part) or "")
+    return choice, chunks
+
+
+def said(chunks: list[dict], part: str) -> str:
+    return "".join(chunk["delta"].get(part, "") for chunk in chunks)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_thinking_answer_and_calls(size):
-    whole, chunks = answered(REPLY, True, size)
+    whole, chunks = answered(REPLY, {"add"}, size)
     assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
     message = whole["message"]
     assert message["reasoning_content"] == "hm" and message["content"] == "Let me see."
     assert message["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
     deltas = [chunk["delta"] for chunk in chunks]
-    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "\nhm"
-    assert "".join(delta.get("content", "") for delta in deltas).strip() == "Let me see."
     (calls,) = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
     assert calls[0]["index"] == 0 and calls[0]["function"] == message["tool_calls"][0]["function"]
 
 
 def test_calls_that_nobody_offered_are_text():
-    whole, chunks = answered(REPLY, False)
-    assert whole["finish_reason"] == "stop" and "<tool_calls>" in whole["message"]["content"]
-    assert "tool_calls" not in whole["message"]
-    assert "".join(c["delta"].get("content", "") for c in chunks).strip() == whole["message"]["content"].strip()
+    for offered in (set(), {"subtract"}):
+        whole, chunks = answered(REPLY, offered)
+        assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "stop"
+        assert whole["message"]["content"] == REPLY.partition("</think>\n\n")[2]
+        assert "tool_calls" not in whole["message"]
+        assert not any("tool_calls" in chunk["delta"] for chunk in chunks)
+
+
+TWO = '<tool_calls>\n{"name": "f", "arguments": {}}\n{"name": "g", "arguments": {}}\n</tool_calls>'
+
+
+@pytest.mark.parametrize(
+    ("offered", "parallel", "called"),
+    [({"f", "g"}, True, ["f", "g"]), ({"f", "g"}, False, ["f"]), ({"g"}, True, ["g"]), ({"g"}, False, ["g"])],
+)
+def test_which_calls_are_passed_on(offered, parallel, called):
+    whole, chunks = answered(TWO, offered, parallel_tool_calls=parallel)
+    (streamed,) = [chunk["delta"]["tool_calls"] for chunk in chunks if "tool_calls" in chunk["delta"]]
+    for calls in (whole["message"]["tool_calls"], streamed):
+        assert [call["function"]["name"] for call in calls] == called
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("offered", [set(), {"f"}])
+def test_blank_lines_around_thinking_and_answer_are_dropped(size, offered):
+    whole, _ = answered("<think>\nfoo\n</think>\n\nThe answer\n", offered, size)
+    assert whole["message"] == {"role": "assistant", "content": "The answer\n", "reasoning_content": "foo"}
+
+
+def test_half_a_surrogate_pair_in_a_call_survives():
+    text = '<tool_calls>\n{"name": "f", "arguments": {"é": "\\ud800"}}\n</tool_calls>'
+    whole, _ = answered(text, {"f"})
+    assert whole["message"]["tool_calls"][0]["function"]["arguments"] == '{"é": "\\ud800"}'
 
 
 def test_a_malformed_call_is_text():
     broken = REPLY.replace("{", "", 1)
-    whole, chunks = answered(broken, True)
+    whole, _ = answered(broken, {"add"})
     assert whole["finish_reason"] == "stop" and "<tool_calls>" in whole["message"]["content"]
-    assert "".join(c["delta"].get("content", "") for c in chunks).strip() == whole["message"]["content"].strip()
 
 
 def test_thinking_that_is_never_closed_is_no_answer():
-    whole, _ = answered("<think>for ever", True)
+    whole, _ = answered("<think>for ever", {"add"})
     assert whole["message"] == {"role": "assistant", "content": "", "reasoning_content": "for ever"}
+
+
+def test_log_probabilities_of_parts_of_characters():
+    first, second, letter = (Token(0, i, -1.0, [(i, -1.0)]) for i in (*"é".encode(), ord("a")))
+    entries = chat_logprobs([first, second, letter], TOKENIZER)["content"]
+    assert [entry["bytes"] for entry in entries] == [[0xC3], [0xA9], [ord("a")]]
+    assert [entry["token"] for entry in entries] == [r"bytes:\xc3", r"bytes:\xa9", "a"]
+    found = completion_logprobs([first, second, letter], TOKENIZER, 7)
+    assert found["tokens"] == [r"bytes:\xc3", r"bytes:\xa9", "a"]
+    assert found["text_offset"] == [7, 7, 8]
+    assert found["top_logprobs"][0] == {r"bytes:\xc3": -1.0}
+
+
+def test_results_of_parallel_calls_are_one_turn():
+    calls = [{"id": i, "type": "function", "function": {"name": i, "arguments": "{}"}} for i in "fg"]
+    messages = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "f", "content": "1"},
+        {"role": "tool", "tool_call_id": "g", "content": [{"type": "text", "text": "2"}]},
+        {"role": "assistant", "content": "y"},
+    ]
+    text = decode(TOKENIZER, chat_prompt({"messages": messages}, TOKENIZER))
+    results = "tool name: f\ntool result: 1\n\ntool name: g\ntool result: 2\n\n"
+    assert f"<beginning_of_sentence>tool name=tools\n{results}<end_of_sentence>\n" in text
+
+
+@pytest.mark.parametrize(
+    ("response", "closed"),
+    [("<think>hm", False), ("\n<think>hm", False), ("<think>hm</think>a", True), ("hm", True), ("a <think>b", True)],
+)
+def test_only_open_thinking_is_interrupted(response, closed):
+    interruption = Runner(None, TOKENIZER, 1)._interruption(5)  # type: ignore[arg-type]
+    assert interruption.closed(np.array(encode(TOKENIZER, response))) is closed

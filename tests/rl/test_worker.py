@@ -1,0 +1,120 @@
+"""A rollout worker without Ray: what it asks for and when, what it reports, what it writes into responses."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import RolloutConfig, RunConfig
+from model.tokenizer import encode, load_tokenizer
+from rewards.verdict import Status, Verdict
+from rl.prompts import training_stream
+from rl.worker import RolloutWorker, Room
+from tests.rl.small import DATA, DRAW, MODEL
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return training_stream(DATA, load_tokenizer("bytes"), 0).take(12)
+
+
+@pytest.fixture
+def config():
+    return RunConfig(data=DATA, rollout=RolloutConfig(1, slots=6, threads=1))
+
+
+@pytest.fixture
+def worker(config):
+    threads = torch.get_num_threads()
+    made = RolloutWorker(config, MODEL, "bytes")
+    yield made
+    made.close()
+    torch.set_num_threads(threads)
+
+
+def answered(worker, prompts, draw=DRAW, before=lambda: None):
+    """Everything that `generate` gives where its questions are answered at once, after `before`."""
+    rest = list(prompts[2:])
+    for found in worker.generate(prompts[:2], draw, more=True):
+        yield found
+        if isinstance(found, Room):
+            before()
+            more, rest = rest[: found.prompts], rest[found.prompts :]
+            worker.add(more) if more else worker.no_more()
+
+
+@pytest.mark.parametrize("max_tokens", [1, 24])
+def test_prompts_are_taken_while_every_verdict_is_still_to_come(worker, prompts, max_tokens):
+    """The first verdict comes after the last response."""
+    promises: list[Future[Verdict]] = []
+
+    def submit(problem, response):
+        promises.append(Future())
+        if len(promises) == len(prompts) * DRAW.samples:
+            for promise in promises:
+                promise.set_result(Verdict(1.0, True, Status.passed))
+        return promises[-1]
+
+    worker.grader.submit = submit
+    found = list(answered(worker, prompts, replace(DRAW, max_tokens=max_tokens)))
+    groups = [group for group in found if not isinstance(group, Room)]
+    assert {group.prompt.id for group in groups} == {prompt.id for prompt in prompts}
+    assert found[-len(groups) :] == groups
+
+
+def test_a_prompt_is_at_hand_before_the_slots_are_free(worker, prompts):
+    """Questions come while the engine is at work, and for no more than its slots and one prompt."""
+    running, rooms = [], []
+    for found in answered(worker, prompts, before=lambda: running.append(worker.engine.running)):
+        rooms += [found.prompts] if isinstance(found, Room) else []
+    assert min(running[:-1]) > 0 and set(rooms[:-1]) <= {1, 2, 3}
+    assert worker.engine.stats.slot_steps / worker.engine.stats.steps > 0.8 * worker.engine.slots
+
+
+def test_occupancy_counts_the_time_that_the_engine_waits(worker, prompts, monkeypatch):
+    now = [0.0]
+
+    def clock():
+        now[0] += 1.0
+        return now[0]
+
+    def wait():
+        now[0] += 10_000.0
+
+    monkeypatch.setattr("rl.worker.time", SimpleNamespace(monotonic=clock))
+    list(answered(worker, prompts))
+    at_once = worker.statistics()["occupancy"]
+    list(answered(worker, prompts, before=wait))
+    assert 0.3 < at_once <= 0.5  # a second of every step, and one between two
+    assert worker.statistics()["occupancy"] < at_once / 10
+
+
+def test_forced_answers_are_left_out_of_the_loss(config, prompts, monkeypatch):
+    monkeypatch.setattr("rl.worker.thinking_open", lambda text: "</think>" not in text)
+    config.sampling.thinking_tokens = 3
+    worker = RolloutWorker(config, MODEL, "bytes")
+    try:
+        trajectories = [t for group in worker.generate(prompts[:2], DRAW) for t in group.trajectories]
+        closing = list(b"\n") + encode(worker.tokenizer, "</think>") + list(b"\n\n")
+        cut = [t for t in trajectories if not t.loss_mask_T.all()]
+        assert cut and all(t.tokens_T[~t.loss_mask_T].tolist() == closing for t in cut)
+        assert all((~t.loss_mask_T).nonzero()[0].tolist() == [3, 4, 5, 6] for t in cut)
+        config.sampling.thinking_tokens = 62
+        with pytest.raises(ValueError, match="sampling.closing_text"):
+            RolloutWorker(config, MODEL, "bytes")
+    finally:
+        worker.close()
+
+
+def test_thinking_that_never_began_is_not_ended(config, worker, prompts):
+    config.sampling.thinking_tokens = 3
+    trajectories = [t for group in worker.generate(prompts[:2], DRAW) for t in group.trajectories]
+    assert all(t.loss_mask_T.all() and "</think>\n\n" not in t.text for t in trajectories)
+    closed = worker._interruption().closed
+    for text, over in {"<think>ab": False, "\n <think>ab": False, "<think>a</think>b": True, "a<think>b": True}.items():
+        assert closed(np.array(encode(worker.tokenizer, text))) is over
