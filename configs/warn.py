@@ -25,4 +25,9 @@ def warnings(config: RunConfig) -> list[str]:
         )
     if config.sampling.temperature != 1.0:
         found.append(f"sampling.temperature={config.sampling.temperature}: the policy is trained at this temperature")
+    if not (config.warm_start.steps or config.checkpoint or config.resume):
+        found.append(
+            "warm_start.steps=0 without checkpoint: random weights to which nothing was demonstrated rarely give "
+            "a right answer to learn from"
+        )
     return found

@@ -41,7 +41,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # A checkpoint's own code is neither needed nor run, nor is anybody asked about it.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions for malformed files
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TokenizerError(f"tokenizer {name!r}: cannot be loaded from a folder or the hub: {first_line}") from error

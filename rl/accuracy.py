@@ -49,13 +49,12 @@ def mean_estimate(values_P: np.ndarray) -> Estimate:
 def estimates(correct_by_problem: list[list[bool]]) -> dict[str, Estimate]:
     """`pass@1`, and with k > 1 samples a problem also `avg@k` and `pass@k` for the powers of two up to k and k itself.
 
-    pass@1 is judged on each problem's first sample, avg@k on all of them.
+    pass@1 and avg@k are one value, the mean over all samples: the first is its name whatever the number of samples.
     """
-    first = np.array([float(results[0]) for results in correct_by_problem])
-    found = {"pass@1": mean_estimate(first)}
+    found = {"pass@1": mean_estimate(np.array([np.mean(results) for results in correct_by_problem]))}
     samples = min(len(results) for results in correct_by_problem)
     if samples > 1:
-        found[f"avg@{samples}"] = mean_estimate(np.array([np.mean(results) for results in correct_by_problem]))
+        found[f"avg@{samples}"] = found["pass@1"]
         powers = {2**i for i in range(1, samples.bit_length()) if 2**i < samples} | {samples}
         for k in sorted(powers):
             values = [pass_at_k(sum(results[:samples]), samples, k) for results in correct_by_problem]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,6 +101,8 @@ def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: 
 
 def held_out_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Prompt]:
     """Up to `count` distinct held-out prompts, the same ones whatever the run's seed."""
+    if not count:
+        return []
     make = PromptMaker(data, tokenizer)
     found: dict[int, Prompt] = {}
     for prompt in _candidates(data, make):
@@ -160,7 +162,8 @@ def _shuffled(rows: list[Problem], seed: int) -> Callable[[int], Problem]:
 def read_rows(data: DataConfig, source: str, split: str) -> list[Problem]:
     """Problems from a local .jsonl/.json/.parquet file, or from a hub data set's split.
 
-    Raises ValueError naming the row where the answer pattern does not match, KeyError for a missing column.
+    Raises ValueError naming the row where the answer pattern does not match, or the column or data set that is not
+    there.
     """
     from datasets import disable_progress_bars, load_dataset
 
@@ -169,14 +172,29 @@ def read_rows(data: DataConfig, source: str, split: str) -> list[Problem]:
         kind = "parquet" if source.endswith(".parquet") else "json"
         rows = load_dataset(kind, data_files=source, split="train")
     else:
-        rows = load_dataset(source, data.subset, split=split)
+        rows = _from_hub(load_dataset, source, data.subset, split)
     missing = {data.prompt_key, data.answer_key} - set(rows.column_names)
     if missing:
-        raise KeyError(f"{source}: no column {sorted(missing)}; it has {rows.column_names}")
-    return [_row_problem(data, source, number, row) for number, row in enumerate(rows, 1)]
+        raise ValueError(f"{source}: no column {sorted(missing)}; it has {rows.column_names}")
+    task = _task_name(source)
+    return [_row_problem(data, source, task, number, row) for number, row in enumerate(rows, 1)]
 
 
-def _row_problem(data: DataConfig, source: str, number: int, row: dict) -> Problem:
+def _from_hub(load: Callable[..., Any], source: str, subset: str | None, split: str) -> Any:
+    try:
+        return load(source, subset, split=split)
+    except Exception as error:  # of many kinds: no such data set, subset or split, no network, a script to be run
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source}: neither a file here nor a data set of the hub: {first_line}") from error
+
+
+def _task_name(source: str) -> str:
+    """What metrics call the problems: the folder that a file lies in, or the data set."""
+    name = Path(source).resolve().parent.name if Path(source).exists() else source
+    return re.sub(r"[\s<>]+", "-", name) or "file"
+
+
+def _row_problem(data: DataConfig, source: str, task: str, number: int, row: dict) -> Problem:
     raw = str(row[data.answer_key])
     answer = raw
     if data.answer_pattern:
@@ -184,5 +202,4 @@ def _row_problem(data: DataConfig, source: str, number: int, row: dict) -> Probl
         if not match:
             raise ValueError(f"{source}: row {number}: data.answer_pattern finds no answer in {raw[-60:]!r}")
         answer = match.group(1).strip()
-    task = Path(source).parent.name if Path(source).exists() else source
     return Problem(str(row[data.prompt_key]), answer, data.verifier, task, {"solution": raw})

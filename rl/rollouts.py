@@ -131,6 +131,9 @@ class Rollouts:
         if "judge_requests" in columns:
             judged = {f"verify/{name}": sum(columns[name]) for name in ("judge_requests", "judge_failed")}
             judged["verify/judge_length_bias"] = max(columns["judge_length_bias"])
+        if calls := sum(columns["library_calls"]):
+            took = zip(columns["library_calls"], columns["latency_mean_s"], strict=True)
+            judged["verify/latency_mean_s"] = sum(count * mean for count, mean in took) / calls
         return {
             "rollout/occupancy": sum(columns["occupancy"]) / len(reports),
             "rollout/prefill_tokens": sum(columns["prefill_tokens"]),
@@ -139,7 +142,6 @@ class Rollouts:
             "rollout/queue_s": sum(columns["queue_s"]) / len(reports),
             "rollout/preemptions": sum(columns["preemptions"]),
             "rollout/restarts": float(self.restarts),
-            "verify/latency_mean_s": sum(columns["latency_mean_s"]) / len(reports),
             "verify/latency_max_s": max(columns["latency_max_s"]),
             "verify/queue_depth": max(columns["queue_depth_max"]),
             "verify/timeouts": sum(columns["timeouts"]),

@@ -33,9 +33,11 @@ def response_metrics(groups: list[Group]) -> dict[str, float]:
         "groups/masked": float(len(trajectories) - len(judged)),
     }
     if judged:
-        metrics["reward/mean"] = float(np.mean([t.verdict.reward for t in judged]))
         for part in sorted({part for t in judged for part in t.verdict.parts}):
             metrics[f"reward/{part}"] = float(np.mean([t.verdict.parts.get(part, 0.0) for t in judged]))
+        # After the parts: one of the same name does not take these places.
+        metrics["reward/mean"] = float(np.mean([t.verdict.reward for t in judged]))
+        metrics["reward/correct"] = _share(t.verdict.correct for t in judged)
     return metrics
 
 
@@ -44,6 +46,7 @@ def evaluation_metrics(groups: list[Group]) -> dict[str, float]:
     found = accuracy(groups)
     trajectories = [t for group in groups for t in group.trajectories]
     metrics = {
+        "eval/problems": float(sum(bool(scored(group)) for group in groups)),
         "eval/pass@1_low": found["pass@1"].low,
         "eval/pass@1_high": found["pass@1"].high,
         "eval/tokens_mean": float(np.mean([len(t.tokens_T) for t in trajectories])),
@@ -61,7 +64,9 @@ def accuracy(groups: list[Group]) -> dict[str, Estimate]:
     """pass@1 and its kin over the responses that have a verdict. Raises RuntimeError if none has."""
     judged = [[t.verdict.correct for t in scored(group)] for group in groups if scored(group)]
     if not judged:
-        raise RuntimeError("no held-out response could be judged: the verifiers failed on every one")
+        errors = [t.verdict.error for group in groups for t in group.trajectories]
+        said = next(filter(None, errors), "no reason given")
+        raise RuntimeError(f"no held-out response could be judged: the verifiers failed on every one: {said}")
     return estimates(judged)
 
 

@@ -7,6 +7,7 @@ import sys
 from configs.errors import refusals
 from configs.load import main_config
 from train.conclude import conclude
+from train.interrupt import at_once
 from train.loop import train
 from train.plan import describe
 from train.preflight import preflight
@@ -18,7 +19,7 @@ def main() -> int:
     if config.dry_run:
         print(describe(config))
         return 0
-    with refusals(), Run(config) as run:
+    with refusals(), at_once(), Run(config) as run:
         train(run)
     return conclude(run)
 

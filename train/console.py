@@ -40,10 +40,16 @@ class Console:
 
     def step(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         self.line(step_line(step, steps, metrics))
+        if metrics.get("groups/kept") == 0:
+            self.line(
+                f"step {step}: no group carried a gradient, the weights did not change; "
+                "in each all judged responses were equally correct"
+            )
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         thinking = 100 * metrics["eval/thinking"]
-        self.line(f"held out after step {step}: pass@1 {pass_at_1(metrics)}, thinking {thinking:.0f}%")
+        count = f"n={metrics['eval/problems']:.0f}"
+        self.line(f"held out after step {step}: pass@1 {pass_at_1(metrics)}, {count}, thinking {thinking:.0f}%")
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
@@ -61,12 +67,21 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
             f"correct {show('reward/correct', '.1f', 5, 100)}%",
             f"length {show('response/tokens_mean', '.1f', 6)} p99 {show('response/tokens_p99', '.0f', 5)}",
             f"entropy {show('policy/entropy', '.3f', 5)}",
+            f"kept {_kept(metrics):>7}",
             f"clip {show('policy/clip_fraction', '.1f', 4, 100)}%",
             f"grad {show('policy/grad_norm', '.1e', 7)}",
             f"{show('throughput/tokens_per_s', ',.0f', 6)} tok/s",
             f"{show('time/step_s', '.1f', 5)} s",
         ]
     )
+
+
+def _kept(metrics: Mapping[str, float]) -> str:
+    """`3/4`: groups trained on, of all."""
+    if "groups/kept" not in metrics:
+        return MISSING
+    kept, dropped = metrics["groups/kept"], metrics.get("groups/dropped", 0)
+    return f"{kept:.0f}/{kept + dropped:.0f}"
 
 
 def pass_at_1(metrics: Mapping[str, float]) -> str:

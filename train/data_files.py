@@ -48,19 +48,24 @@ def _rows(name: str, path: Path, data: DataConfig) -> Iterator[tuple[str, Any]]:
             yield from _parquet_rows(name, path, data)
         else:
             yield from _json_rows(name, path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
 def _json_rows(name: str, path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
+            where = f"{name}: line {number}"
             try:
-                yield f"{name}: line {number}", json.loads(line)
+                yield where, json.loads(line.decode())
             except json.JSONDecodeError as error:
-                raise ConfigError(f"{name}: line {number}: not JSON: {error.msg} at column {error.colno}") from None
+                raise ConfigError(
+                    f"{where}: not JSON, of which every line must hold one object: {error.msg} at column {error.colno}"
+                ) from None
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{where}: not UTF-8: byte {line[error.start]:#04x} at {error.start + 1}") from None
 
 
 def _parquet_rows(name: str, path: Path, data: DataConfig) -> Iterator[tuple[str, Any]]:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from configs.errors import refusals
 from configs.load import main_config
 from rl.accuracy import Estimate
+from rl.advantages import scored
 from rl.summary import accuracy
 from rl.types import Group
 from train.conclude import conclude
+from train.interrupt import at_once
 from train.plan import describe
 from train.preflight import preflight
 from train.run import Run
@@ -24,7 +26,7 @@ def main() -> int:
         print(describe(config))
         return 0
     assert config.checkpoint is not None  # configs.check, as the shape comes from it
-    with refusals(), Run(replace(config, name=f"evaluate-{config.name}"), learner=False) as run:
+    with refusals(), at_once(), Run(replace(config, name=f"evaluate-{config.name}"), learner=False) as run:
         run.publish_folder(config.checkpoint)
         groups = run.evaluate()
         run.console.line(table(groups))
@@ -37,7 +39,8 @@ def table(groups: list[Group]) -> str:
     rows = [("all", groups)]
     if len(tasks) > 1:
         rows += [(task, [group for group in groups if group.prompt.problem.task == task]) for task in tasks]
-    return "\n".join(_row(name, len(part), accuracy(part)) for name, part in rows)
+    judged = [(name, part) for name, part in rows if any(map(scored, part))]
+    return "\n".join(_row(name, len(part), accuracy(part)) for name, part in judged)
 
 
 def _row(name: str, problems: int, found: dict[str, Estimate]) -> str:

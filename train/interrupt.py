@@ -1,30 +1,59 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe point."""
+"""Ctrl-C and SIGTERM as a request to stop at the next safe point, or at once."""
 
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
-class StopRequest:
-    """Installed, it turns the first SIGINT or SIGTERM into `signal`; a second one interrupts at once."""
+class StoppedAtOnce(KeyboardInterrupt):
+    """Raised where the program stands when a signal may not wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
+        self.signal = number
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Ends the program in one line, with a shell's exit code, where the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.signal if isinstance(interrupt, StoppedAtOnce) else signal.SIGINT
+        print(f"stopped at once by {number.name}", file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+
+class StopRequest:
+    """Installed, it turns the first SIGINT or SIGTERM into `signal`; a second one, or the first where there is no safe
+    point to wait for (`patient` false), interrupts at once."""
+
+    def __init__(self, patient: bool = True) -> None:
         self.signal: signal.Signals | None = None
+        self.patient = patient
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._receive)
+        self.install()
         return self
+
+    def install(self) -> None:
+        """Once more after others, such as Ray, have put their own handlers there."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, self._receive)
+            self._before.setdefault(number, before)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
+        if self.signal is not None or not self.patient:
+            raise StoppedAtOnce(signal.Signals(number))
         self.signal = signal.Signals(number)
         print(
             f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True

@@ -23,7 +23,7 @@ def train(run: Run) -> None:
     warm = str(run.folder / "checkpoints" / run.state.label) if run.state.warm_start_step else None
     run.start_learner(warm or run.config.checkpoint, run.config.optimizer, phase_resumed=run.state.step > 0)
     run.publish(run.state.step)
-    if run.state.step == 0:
+    if run.state.step == 0 and run.stop.signal is None:
         run.evaluate()
     for step in run.steps():
         started = time.monotonic()

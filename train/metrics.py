@@ -36,7 +36,7 @@ TABLE: dict[str, list[Metric]] = {
     ],
     "Reward": [
         Metric("reward/mean", "reward", "mean over scored responses, before any group is dropped"),
-        Metric("reward/correct", "share", "responses whose answer is correct, whatever the reward was shaped into"),
+        Metric("reward/correct", "share", "scored responses with a correct answer, whatever shapes the reward"),
         Metric("reward/<part>", "reward", "mean of one unweighted part of the reward, such as `format` or `overlong`"),
     ],
     "Responses": [
@@ -45,7 +45,6 @@ TABLE: dict[str, list[Metric]] = {
         Metric("response/tokens_p99", "tokens", "the same: 99th percentile"),
         Metric("response/truncated", "share", "responses that ran into the token limit"),
         Metric("response/thinking", "share", "responses with a non-empty think block"),
-        Metric("response/think_tokens_mean", "tokens", "length of the think block: mean over all responses"),
     ],
     "Groups": [
         Metric("groups/kept", "count", "groups that were trained on"),
@@ -79,26 +78,31 @@ TABLE: dict[str, list[Metric]] = {
         Metric("warm_start/grad_norm", "1", "global gradient norm before clipping"),
     ],
     "Held-out evaluation": [
-        Metric("eval/pass@1", "share", "held-out problems answered correctly, mean over samples"),
-        Metric("eval/avg@<k>", "share", "with k > 1 samples a problem: share of right responses, mean over problems"),
+        Metric("eval/problems", "count", "held-out problems with a response that could be judged"),
+        Metric("eval/pass@1", "share", "right responses to a held-out problem: mean over samples, then over problems"),
+        Metric("eval/pass@1_low", "share", "lower end of its 95 % interval, the problem being the unit of sampling"),
+        Metric("eval/pass@1_high", "share", "upper end of the same interval"),
+        Metric("eval/avg@<k>", "share", "pass@1 again, where a problem has k > 1 samples"),
         Metric("eval/pass@<k>", "share", "chance that one of k responses is right, unbiased, mean over problems"),
-        Metric("eval/pass@1_low", "share", "lower end of its 95 % interval"),
-        Metric("eval/pass@1_high", "share", "upper end of its 95 % interval"),
         Metric("eval/tokens_mean", "tokens", "sampled tokens of a response: mean"),
         Metric("eval/thinking", "share", "responses with a non-empty think block"),
         Metric("curriculum/<family>/level", "level", "of the parameter that follows the pass rate, for the next step"),
         Metric("eval/task/<family>/pass@1", "share", "pass@1 within one task family"),
     ],
     "Rollout workers and verifiers": [
-        Metric("rollout/occupancy", "share", "decoding slots in use, mean over decoding steps and workers"),
+        Metric(
+            "rollout/occupancy",
+            "share",
+            "decoding slots in use, by time until the last response is sampled, waiting included: mean over workers",
+        ),
         Metric("rollout/prefill_tokens", "tokens", "prompt tokens run through the network"),
         Metric("rollout/prefill_saved_tokens", "tokens", "prompt tokens not run because a group shares its prompt"),
         Metric("rollout/tokens_per_s", "tokens/s", "sampled while the engine was at work, workers added up"),
         Metric("rollout/queue_s", "s", "from a prompt's arrival at a worker to a sample's slot: mean"),
         Metric("rollout/preemptions", "count", "sequences set aside for a while because key-value memory was short"),
         Metric("rollout/restarts", "count", "dead workers replaced since the run began"),
-        Metric("verify/latency_mean_s", "s", "one verification: mean"),
-        Metric("verify/latency_max_s", "s", "one verification: slowest"),
+        Metric("verify/latency_mean_s", "s", "one isolated verification: mean; left out where none was made"),
+        Metric("verify/latency_max_s", "s", "one isolated verification: slowest"),
         Metric("verify/queue_depth", "count", "verifications that waited at once: most, of one worker"),
         Metric("verify/timeouts", "count", "verifications stopped at their deadline"),
         Metric("verify/infra_errors", "count", "verifications that failed for reasons outside the response"),
@@ -107,7 +111,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("verify/judge_length_bias", "-", "correlation of its grades with length, at equal correctness: highest"),
     ],
     "Machine": [
-        Metric("memory/total_mb", "MB", "memory of all the run's processes together"),
+        Metric("memory/total_mb", "MiB", "memory of all the run's processes together"),
     ],
 }
 
@@ -125,7 +129,7 @@ class UnknownMetric(KeyError):
 def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
     # The literal names first: `reward/mean` is itself, not a `reward/<part>`.
     ordered = sorted(METRICS, key=lambda metric: "<" in metric.name)
-    return [(re.compile(re.sub(r"<\w+>", r"[^\\s<>]+", re.escape(metric.name))), metric) for metric in ordered]
+    return [(re.compile(re.sub(r"<\w+>", ".+", re.escape(metric.name))), metric) for metric in ordered]
 
 
 @cache

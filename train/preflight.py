@@ -13,7 +13,7 @@ from configs.errors import ConfigError
 from configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig, TrackingMode
 from launch.ray_cluster import check_address
 from model.hf_config import CheckpointError, differences, read_config
-from model.tokenizer import TokenizerError, load_tokenizer
+from model.tokenizer import TokenizerError, encode, load_tokenizer
 from rewards import logic
 from rewards.grader import check_verifier
 from rl.curriculum import Courses
@@ -93,6 +93,13 @@ def _check_vocabulary(config: RunConfig, model: ModelConfig) -> None:
     if len(tokenizer) > model.vocab_size:
         raise ConfigError(
             f"model.vocab_size={model.vocab_size}: data.tokenizer={config.data.tokenizer} has {len(tokenizer)} tokens"
+        )
+    sampling = config.sampling
+    closing = len(encode(tokenizer, sampling.closing_text)) if sampling.thinking_tokens else 0
+    if sampling.thinking_tokens + closing >= sampling.max_tokens:
+        raise ConfigError(
+            f"sampling.thinking_tokens={sampling.thinking_tokens}: with the {closing} tokens of sampling.closing_text "
+            f"it leaves nothing of sampling.max_tokens={sampling.max_tokens} to answer in"
         )
 
 

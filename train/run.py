@@ -9,16 +9,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import ray
 import torch
 
+from configs.errors import ConfigError
 from configs.load import to_yaml
 from configs.schema import OptimizerConfig, RunConfig
 from kernels.native.library import library
 from launch.ray_cluster import ray_session
 from model import checkpoint
 from model.generation.randomness import stream_key
-from model.tokenizer import load_tokenizer
+from model.tokenizer import decode, load_tokenizer
 from rl.prompts import held_out_prompts, training_stream
 from rl.rollouts import Rollouts
 from rl.summary import evaluation_metrics
@@ -28,6 +30,7 @@ from train.console import Console
 from train.folder import free_name, last_checkpoint
 from train.interrupt import StopRequest
 from train.learner_group import LearnerGroup
+from train.lock import sole_user
 from train.memory import total_megabytes
 from train.state import RunState, load_state, save_state
 from train.tracking import Tracker
@@ -54,28 +57,31 @@ class Run:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
+        learner, _rollouts = self._parts
+        if kind is not None and learner and last_checkpoint(self.folder):
+            self.console.line(f"its last checkpoint goes on with: resume={self.folder}")
 
     def _open(self) -> None:
         config, state = self.config, self.state
+        learner, rollouts = self._parts
+        self.stop = self._stack.enter_context(StopRequest(patient=learner))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(sole_user(self.folder))
         (self.folder / "config.yaml").write_text(to_yaml(config))
         self.console = Console(config.tracking.progress)
         self.console.line(f"run folder {self.folder}")
-        self.tracker = self._stack.enter_context(Tracker(self.folder, config, state.step if config.resume else None))
+        done = (state.step, state.warm_start_step) if config.resume else (None, None)
+        self.tracker = self._stack.enter_context(Tracker(self.folder, config, *done))
         self.tokenizer = load_tokenizer(tokenizer_name(config))
-        self.prompts = training_stream(config.data, self.tokenizer, config.seed)
-        self.prompts.position = state.position
-        self.prompts.courses.restore(state.courses)
-        self.warm_start_prompts = training_stream(config.data, self.tokenizer, config.seed)
-        self.warm_start_prompts.position = state.warm_start_position
+        if learner:
+            self._open_streams()
         if not torch.cuda.is_available():
             library()  # compiled once for all actors, or said to be missing: what they say is not shown
-        learner, rollouts = self._parts
         ranks, workers = config.learner.world_size * learner, config.rollout.workers * rollouts
         cluster = self._stack.enter_context(ray_session(config.cluster, ranks, workers))
-        self.stop = self._stack.enter_context(StopRequest())
+        self.stop.install()
         model = network_config(config)
         if learner:
             self.learner = LearnerGroup(config, model, cluster.learner_placement)
@@ -86,6 +92,21 @@ class Run:
             self.rollouts.wait_until_ready()
         if learner:
             self.learner.connect()
+
+    def _open_streams(self) -> None:
+        """Training prompts from where the run stands. Raises ConfigError where the data has too few for a step."""
+        config, state = self.config, self.state
+        most = max(config.algorithm.prompts_per_step, config.warm_start.batch_size if config.warm_start.steps else 0)
+        try:
+            self.prompts, self.warm_start_prompts = (
+                training_stream(config.data, self.tokenizer, config.seed) for _ in range(2)
+            )
+            self.prompts.take(most)
+        except ValueError as error:
+            named = f"data.train={config.data.train}: " if config.data.train else ""
+            raise ConfigError(f"{named}{error}") from error
+        self.prompts.position, self.warm_start_prompts.position = state.position, state.warm_start_position
+        self.prompts.courses.restore(state.courses)
 
     def start_learner(self, weights: str | None, optimizer: OptimizerConfig, phase_resumed: bool) -> None:
         """A fresh optimizer over `weights`, or the resumed checkpoint's where it was saved in this phase."""
@@ -127,15 +148,18 @@ class Run:
         draw = Draw(options.samples, options.temperature, self.config.sampling.max_tokens, seed)
         with self.console.bar(len(prompts), "evaluate", "prompt") as bar:
             groups = self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
+        self.tracker.log_traces(self.state.step, groups, kind="eval", decode=self._decode)
         metrics = {**evaluation_metrics(groups), "time/evaluate_s": time.monotonic() - started}
         self.tracker.log(self.state.step, metrics)
-        self.tracker.log_traces(self.state.step, groups, kind="eval")
         self.console.evaluation(self.state.step, metrics)
         return groups
 
     @cached_property
     def _held_out(self) -> list[Prompt]:
-        return held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
+        try:
+            return held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
+        except ValueError as error:
+            raise ConfigError(f"data.eval={self.config.data.eval}: {error}") from error
 
     def finish_step(self, groups: list[Group], metrics: dict[str, float], seconds: float) -> None:
         """Count the step, record it, and evaluate and save where the configuration says so."""
@@ -149,13 +173,16 @@ class Run:
             "memory/total_mb": total_megabytes(),
         }
         self.tracker.log(state.step, metrics)
-        self.tracker.log_traces(state.step, groups, kind="train")
+        self.tracker.log_traces(state.step, groups, kind="train", decode=self._decode)
         self.console.step(state.step, config.steps, metrics)
         last = state.step == config.steps
         if last or (config.evaluation.every and state.step % config.evaluation.every == 0):
             self.evaluate()
         if not last and config.checkpoints.every and state.step % config.checkpoints.every == 0:
             self.save()
+
+    def _decode(self, tokens_T: np.ndarray) -> str:
+        return decode(self.tokenizer, tokens_T.tolist())
 
     def save(self) -> Path:
         """A checkpoint of all that the run needs to go on; written aside and renamed."""

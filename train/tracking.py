@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,8 +25,14 @@ class Tracker:
         tracker.log_traces(step, groups)
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig, resumed_step: int | None = None) -> None:
-        """`resumed_step`: the step of the checkpoint the run goes on from; what was written of later steps is dropped.
+    def __init__(
+        self,
+        run_dir: Path,
+        config: RunConfig,
+        resumed_step: int | None = None,
+        resumed_warm_start_step: int | None = None,
+    ) -> None:
+        """The steps of the checkpoint the run goes on from: what was written of later ones is dropped.
 
         Raises FileExistsError where the folder has metrics and `resumed_step` is None.
         """
@@ -35,7 +41,7 @@ class Tracker:
         self._traces_dir.mkdir(parents=True, exist_ok=True)
         kept: list[dict[str, Any]] = []
         if resumed_step is not None:
-            kept = self._rewind(resumed_step)
+            kept = self._rewind(resumed_step, resumed_warm_start_step)
         elif self._metrics_path.exists() and self._metrics_path.stat().st_size:
             raise FileExistsError(f"{self._metrics_path} belongs to an earlier run: resume it or choose another name")
         self._file = open(self._metrics_path, "a", encoding="utf-8")
@@ -46,13 +52,14 @@ class Tracker:
 
             self._wandb = WandbRun(run_dir, config, logged=len(kept))
 
-    def _rewind(self, step: int) -> list[dict[str, Any]]:
-        kept = [line for line in read_metrics(self._metrics_path.parent) if line["step"] <= step]
+    def _rewind(self, step: int, warm_start_step: int | None) -> list[dict[str, Any]]:
+        lines = read_metrics(self._metrics_path.parent)
+        kept = [line for line in lines if _precedes(line, step, warm_start_step)]
         aside = self._metrics_path.with_suffix(".tmp")
         aside.write_text("".join(_json(line) + "\n" for line in kept), encoding="utf-8")
         aside.replace(self._metrics_path)
         for path in self._traces_dir.glob("step-*.jsonl"):
-            if int(path.stem.removeprefix("step-")) > step:
+            if step == 0 or int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
             else:
                 _cut_partial_line(path)
@@ -69,18 +76,30 @@ class Tracker:
         if self._wandb:
             self._wandb.log(line)
 
-    def log_traces(self, step: int, groups: list[Group], kind: str = "train") -> None:
-        """All responses of `groups`, a JSON line each. `kind`: train or eval."""
+    def log_traces(
+        self,
+        step: int,
+        groups: list[Group],
+        kind: str = "train",
+        decode: Callable[[np.ndarray], str] | None = None,
+    ) -> None:
+        """All responses of `groups`, a JSON line each. `kind`: train or eval.
+
+        `decode` makes text of a prompt's tokens; without it the question stands for what the policy read.
+        """
         # A lone surrogate in a response is written as the JSON escape that backslashreplace makes of it.
         path = self._traces_dir / f"step-{step:06d}.jsonl"
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             for index, group in enumerate(groups):
+                prompt = decode(group.prompt.tokens_T) if decode else group.prompt.problem.prompt
                 for trajectory in group.trajectories:
-                    trace = {"step": step, "kind": kind, "group": index, **_trace(group, trajectory)}
+                    trace = {"step": step, "kind": kind, "group": index, **_trace(group, prompt, trajectory)}
                     file.write(_json(trace) + "\n")
 
     def close(self, exit_code: int = 0) -> None:
         self._file.close()
+        if self._metrics_path.exists() and not self._metrics_path.stat().st_size:
+            self._metrics_path.unlink()  # a start that failed leaves its name free
         if self._wandb:
             self._wandb.close(exit_code)
 
@@ -91,14 +110,23 @@ class Tracker:
         self.close(exit_code=0 if kind is None else 1)
 
 
-def _trace(group: Group, trajectory: Trajectory) -> dict[str, Any]:
+def _precedes(line: dict[str, Any], step: int, warm_start_step: int | None) -> bool:
+    """Whether a run that goes on from these steps keeps the line. At step 0 it will evaluate again."""
+    if warm_start_step is not None and line.get("warm_start/step", 0) > warm_start_step:
+        return False
+    evaluation = any(name.startswith("eval/") for name in line)
+    return line["step"] <= step and not (step == 0 and evaluation)
+
+
+def _trace(group: Group, prompt: str, trajectory: Trajectory) -> dict[str, Any]:
     problem, verdict = group.prompt.problem, trajectory.verdict
     chosen = trajectory.sampler_logprobs_T[trajectory.loss_mask_T]
     versions = trajectory.versions_T
     return {
         "sample": trajectory.sample,
         "task": problem.task,
-        "prompt": problem.prompt,
+        "question": problem.prompt,
+        "prompt": prompt,
         "response": trajectory.text,
         "gold": problem.answer,
         "reward": _finite(verdict.reward),

@@ -83,6 +83,7 @@ def test_impossible_combinations_name_their_key(overrides, start, within):
 def test_defaults_with_a_task_have_no_problem_and_no_warning():
     config = RunConfig()
     config.data.tasks = [TaskConfig()]
+    config.warm_start.steps = 1
     assert list(problems(config)) == [] and warnings(config) == []
 
 
@@ -93,8 +94,9 @@ def test_defaults_with_a_task_have_no_problem_and_no_warning():
         (["algorithm.is_weight_max=0.2"], "algorithm.is_weight_max=0.2"),
         (["algorithm.anchor=learner", "algorithm.updates_per_step=1"], "algorithm.anchor=learner"),
         (["sampling.temperature=0.7"], "sampling.temperature=0.7"),
+        (["warm_start.steps=0"], "warm_start.steps=0 without checkpoint"),
     ],
 )
 def test_surprises_are_warned_about(overrides, start):
-    found = warnings(load_config(overrides))
+    found = warnings(load_config(["warm_start.steps=1", *overrides]))
     assert len(found) == 1 and found[0].startswith(start)

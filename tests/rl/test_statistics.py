@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,8 +8,9 @@ from configs.schema import AlgorithmConfig
 from rl.accuracy import estimates, pass_at_k, wilson
 from rl.objectives.cispo import cispo
 from rl.statistics import UpdateSums, update_sums
-from rl.summary import response_metrics, thought
-from tests.rl.builders import group
+from rl.summary import accuracy, evaluation_metrics, response_metrics, thought
+from rl.types import Group
+from tests.rl.builders import group, trajectory
 
 
 def sums_of(rows):
@@ -59,8 +61,8 @@ def test_pass_at_k():
     assert pass_at_k(correct=1, samples=4, k=2) == pytest.approx(1 - math.comb(3, 2) / math.comb(4, 2))
     assert pass_at_k(0, 4, 4) == 0 and pass_at_k(4, 4, 1) == 1
     found = estimates([[True, False, False, False], [True, True, True, True], [False, False, False, False]])
-    assert found["pass@1"].value == pytest.approx(2 / 3)
-    assert found["avg@4"].value == pytest.approx(5 / 12)
+    assert found["pass@1"].value == pytest.approx(5 / 12)  # of all samples, not of the first
+    assert found["avg@4"] == found["pass@1"]
     assert found["pass@4"].value == pytest.approx(2 / 3)
     assert found["pass@2"].value == pytest.approx((0.5 + 1 + 0) / 3)
     assert all(e.low <= e.value <= e.high for e in found.values())
@@ -70,6 +72,22 @@ def test_response_metrics():
     metrics = response_metrics([group([1.0, 0.0, None], [3, 5, 100])])
     assert metrics["reward/mean"] == 0.5 and metrics["groups/masked"] == 1
     assert metrics["response/tokens_mean"] == 36 and metrics["response/tokens_p50"] == 5
+
+
+def test_correct_is_what_the_verdict_says_whatever_the_reward():
+    shaped = Group(group([]).prompt, [trajectory(0.2, correct=True), trajectory(0.9, correct=False), trajectory(None)])
+    assert response_metrics([shaped])["reward/correct"] == 0.5
+
+
+def test_problems_that_were_judged_are_counted():
+    assert evaluation_metrics([group([1.0]), group([None]), group([0.0, None])])["eval/problems"] == 2
+
+
+def test_verifiers_that_fail_everywhere_are_quoted():
+    failed = trajectory(None)
+    said = replace(failed, verdict=replace(failed.verdict, error="my_verifier raised NameError: x"))
+    with pytest.raises(RuntimeError, match="could be judged.*my_verifier raised NameError: x"):
+        accuracy([Group(group([]).prompt, [failed, said])])
 
 
 @pytest.mark.parametrize(

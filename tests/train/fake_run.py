@@ -67,6 +67,7 @@ def group(rng: np.random.Generator, step: int, skill: float, samples: int = 8) -
 def evaluation(skill: float, problems: int = 512) -> dict[str, float]:
     half = 1.96 * math.sqrt(skill * (1 - skill) / problems)
     return {
+        "eval/problems": problems,
         "eval/pass@1": skill,
         "eval/pass@1_low": skill - half,
         "eval/pass@1_high": skill + half,

@@ -20,13 +20,13 @@ MARK = "TEST_PROGRAM_MARK"
 class Program:
     """`python -m <module> <overrides>` in a session of its own; its processes carry a mark in their environment."""
 
-    def __init__(self, module: str, *overrides: str):
+    def __init__(self, module: str, *overrides: str, cwd: Path = ROOT):
         self.mark = uuid.uuid4().hex
         # A Ray of the tests' own process leaves its token mode behind, which is not that of the program's cluster.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *overrides],
-            cwd=ROOT,
+            cwd=cwd,
             env={**environment, MARK: self.mark, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -61,9 +61,9 @@ class Program:
         return found
 
 
-def run(module: str, *overrides: str) -> str:
+def run(module: str, *overrides: str, cwd: Path = ROOT) -> str:
     """A program that must succeed and leave no process behind. Returns its standard output."""
-    program = Program(module, *overrides)
+    program = Program(module, *overrides, cwd=cwd)
     code, out, err = program.finish()
     assert code == 0, f"exit {code}\n{out}\n{err[-5000:]}"
     assert program.leftovers() == []
@@ -78,7 +78,7 @@ def traces(folder: Path) -> list[dict[str, Any]]:
     return [line for path in sorted((folder / "traces").glob("*.jsonl")) for line in read_lines(path)]
 
 
-_TIMED_ROLLOUT = ("rollout/restarts", "rollout/tokens_per_s", "rollout/queue_s")
+_TIMED_ROLLOUT = ("rollout/restarts", "rollout/tokens_per_s", "rollout/queue_s", "rollout/occupancy")
 
 
 def steps_without_times(folder: Path, after: int) -> list[dict[str, Any]]:

@@ -7,14 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rewards.verdict import Problem
+from rl.types import Group, Prompt
 from tests.train.browser import Browser
-from tests.train.fake_run import HOSTILE, make_run
+from tests.train.fake_run import HOSTILE, evaluation, fake_config, make_run, trajectory
 from train.report import data as report_data
 from train.report import write_report, write_screenshot
 from train.report.data import _water_level, embed, read_run, read_traces
 from train.report.screenshot import find_chromium
+from train.tracking import Tracker
 
 STEPS = 45
 EVALUATED = [0, 20, 40, 45]
@@ -172,7 +176,7 @@ def test_hovering_reads_the_step_under_the_pointer_off_every_chart(page: Browser
 
 
 def test_smoothing_redraws_a_noisy_curve(page: Browser) -> None:
-    paths = "charts.find((chart) => chart.spec.title === 'Memory of all processes, MB').svg.querySelectorAll('path')"
+    paths = "charts.find((chart) => chart.spec.title === 'Memory of all processes, MiB').svg.querySelectorAll('path')"
     before = page(f"{paths}.length")
     page("document.getElementById('smoothing').value = 0.9")
     page("document.getElementById('smoothing').dispatchEvent(new Event('input'))")
@@ -284,6 +288,32 @@ def test_an_unfinished_run_shows_what_it_has(chromium: Browser, tmp_path: Path) 
     assert texts(chromium, ".badge") == ["unfinished"] and "7 of 60 steps" in texts(chromium, "#facts")[0]
     assert "35.0% → –" in texts(chromium, ".tile")[0]
     assert chromium("charts.find((chart) => chart.spec.title === 'Gradient norm').spec.xs.length") == 7
+
+
+def test_an_evaluation_shows_all_its_accuracies(chromium: Browser, tmp_path: Path) -> None:
+    found = evaluation(0.25, problems=40) | {"eval/pass@8": 0.75}
+    (tmp_path / "config.yaml").write_text("name: evaluate-mine-2\nsteps: 100\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "time/wall_s": 9.0, **found}) + "\n")
+    chromium.errors.clear()
+    chromium.open(write_report(tmp_path))
+    assert chromium.errors == []
+    assert texts(chromium, ".badge") == ["evaluation"] and texts(chromium, "#facts") == ["40 problems · 9.0 s"]
+    accuracy, others, *_ = texts(chromium, ".tile")
+    assert "25.0%" in accuracy and "before" not in accuracy
+    assert "pass@8 75.0%" in others and "chain_sum/pass@1 31.0%" in others
+
+
+def test_a_trace_shows_the_question_and_what_the_policy_read(chromium: Browser, tmp_path: Path) -> None:
+    problem = Problem("What is 2+2?", "4", "chain_sum", "chain_sum")
+    group = Group(Prompt(1, problem, np.array([9], np.int32)), [trajectory("4", 1.0, 0)])
+    with Tracker(tmp_path, fake_config()) as tracker:
+        tracker.log_traces(1, [group], decode=lambda tokens_T: f"2+2= read from {tokens_T}")
+    chromium.errors.clear()
+    chromium.open(write_report(tmp_path))
+    assert column(chromium, 8) == ["What is 2+2?"]
+    chromium("document.querySelector('tr.trace').click()")
+    assert texts(chromium, "tr.full pre") == ["What is 2+2?", "2+2= read from [9]", "4"]
+    assert chromium.errors == []
 
 
 def test_the_picture_holds_the_main_curves(chromium: Browser, report: Path, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ import pytest
 from configs.schema import RunConfig, TrackingMode
 from rewards.verdict import Problem, Status
 from rl.types import Group, Prompt
-from tests.train.fake_run import HOSTILE, fake_config, step_metrics, trajectory
+from tests.train.fake_run import HOSTILE, evaluation, fake_config, step_metrics, trajectory
 from train.console import Console, step_line, summary_line
+from train.folder import free_name
 from train.metrics import METRICS, UnknownMetric, describe, markdown
 from train.tracking import Tracker, read_lines, read_metrics
 from train.wandb_run import _mode
@@ -58,6 +59,8 @@ def test_the_page_of_metrics_is_the_table() -> None:
     [
         ("reward/mean", "reward/mean"),
         ("reward/format", "reward/<part>"),
+        ("reward/my part", "reward/<part>"),
+        ("eval/task/my data/pass@1", "eval/task/<family>/pass@1"),
         ("eval/pass@1", "eval/pass@1"),
         ("eval/task/openai/gsm8k/pass@1", "eval/task/<family>/pass@1"),
     ],
@@ -121,6 +124,32 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
     assert [trace["kind"] for trace in read_lines(tmp_path / "traces" / "step-000002.jsonl")] == ["train", "eval"]
 
 
+def test_a_run_resumed_at_step_0_drops_its_first_evaluation(tmp_path: Path) -> None:
+    with Tracker(tmp_path, fake_config()) as tracker:
+        for step in (1, 2, 3):
+            tracker.log(0, {"warm_start/step": step})
+        tracker.log(0, {"eval/pass@1": 0.5})
+        tracker.log_traces(0, [group(1.0)], kind="eval")
+    with Tracker(tmp_path, fake_config(), resumed_step=0):
+        pass
+    assert [line.get("warm_start/step") for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert not list((tmp_path / "traces").iterdir())
+    with Tracker(tmp_path, fake_config(), resumed_step=0, resumed_warm_start_step=2):
+        pass
+    assert [line.get("warm_start/step") for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_start_that_failed_leaves_its_name_free(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with Tracker(tmp_path / "run", fake_config()):
+        assert free_name(tmp_path, "run") == "run-2"  # one that starts now
+    assert free_name(tmp_path, "run") == "run"
+    with Tracker(tmp_path / "run", fake_config()) as tracker:
+        tracker.log(1, {"reward/mean": 0.0})
+    (tmp_path / "run-2" / "checkpoints" / "step-000001").mkdir(parents=True)
+    assert free_name(tmp_path, "run") == "run-3"
+
+
 def test_another_runs_metrics_are_not_written_over(tmp_path: Path) -> None:
     with Tracker(tmp_path, fake_config()) as tracker:
         tracker.log(1, {"reward/mean": 0.0})
@@ -146,6 +175,7 @@ def test_traces_hold_every_response_with_its_verdict(tmp_path: Path) -> None:
         "group": 0,
         "sample": 0,
         "task": "chain_sum",
+        "question": "1+1=",
         "prompt": "1+1=",
         "response": "<think>0</think>2",
         "gold": "2",
@@ -161,6 +191,13 @@ def test_traces_hold_every_response_with_its_verdict(tmp_path: Path) -> None:
     }
     assert (second["group"], second["sample"], second["correct"]) == (0, 1, False)
     assert (third["group"], third["reward"], third["status"], third["response"]) == (1, None, "infra_error", HOSTILE)
+
+
+def test_a_trace_holds_the_text_that_the_policy_read(tmp_path: Path) -> None:
+    with Tracker(tmp_path, fake_config()) as tracker:
+        tracker.log_traces(1, [group(1.0)], decode=lambda tokens_T: f"<user>{len(tokens_T)} tokens")
+    (trace,) = read_lines(tmp_path / "traces" / "step-000001.jsonl")
+    assert (trace["question"], trace["prompt"]) == ("1+1=", "<user>4 tokens")
 
 
 # W&B
@@ -322,6 +359,19 @@ def test_lines_of_steps_stand_below_one_another(capsys: pytest.CaptureFixture[st
         assert len({line.index(word) for line in lines}) == 1
     assert lines[0].startswith("step   7/250") and "grad 3.0e-01" in lines[0] and "–" in lines[2]
     assert f"{100 * metrics[0]['reward/correct']:.1f}%" in step_line(7, 250, metrics[0])
+
+
+def test_a_step_without_a_gradient_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(progress=False).step(3, 9, {"groups/kept": 3.0, "groups/dropped": 1.0})
+    Console(progress=False).step(4, 9, {"groups/kept": 0.0, "groups/dropped": 4.0})
+    some, none, said = capsys.readouterr().out.splitlines()
+    assert "kept     3/4" in some and "kept     0/4" in none
+    assert said.startswith("step 4: no group carried a gradient")
+
+
+def test_an_evaluation_says_over_how_many_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(progress=False).evaluation(7, evaluation(0.5, problems=64))
+    assert "n=64, thinking" in capsys.readouterr().out
 
 
 def test_summary_names_both_evaluations_with_intervals() -> None:

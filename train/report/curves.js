@@ -31,7 +31,7 @@ const CURVES = [
     lines: [['positive', 'policy/loss_mass_positive'], ['negative', 'policy/loss_mass_negative']] },
   { title: 'Groups of a step', ...fromZero, stacked: true, lines: [['kept', 'groups/kept'], ['dropped', 'groups/dropped']] },
   { title: 'Decoding slots in use', ...share, lines: [['occupancy', 'rollout/occupancy']] },
-  { title: 'Memory of all processes, MB', ...fromZero, lines: [['total', 'memory/total_mb']] },
+  { title: 'Memory of all processes, MiB', ...fromZero, lines: [['total', 'memory/total_mb']] },
 ];
 const WARM_START = [
   { title: 'Warm start: loss, nats per token', ...fromZero, lines: [['loss', 'warm_start/loss']] },

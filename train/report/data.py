@@ -20,7 +20,7 @@ MAX_TRACE_FILES = 200  # steps whose traces are embedded; of more, evenly spaced
 MAX_TEXT = 20_000  # characters of a prompt or a response; the middle of a longer one is left out
 
 TRACE_FIELDS = (
-    "step kind task group sample prompt response gold reward correct parts error status stop tokens versions "
+    "step kind task group sample question prompt response gold reward correct parts error status stop tokens versions "
     "mean_logprob"
 ).split()
 
@@ -35,10 +35,14 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     config = yaml.safe_load(config_text) or {}
     evaluations = [line for line in lines if line.get("eval/pass@1") is not None]
     warm_start = [line for line in lines if "warm_start/step" in line]
+    name = config.get("name") or run_dir.resolve().name
+    steps_done = max((line["step"] for line in lines), default=0)
     return {
-        "name": config.get("name") or run_dir.resolve().name,
+        "name": name,
+        # As train.evaluate names its runs.
+        "evaluation_only": name.startswith("evaluate-") and bool(evaluations) and not steps_done,
         "steps_planned": config.get("steps"),
-        "steps_done": max((line["step"] for line in lines), default=0),
+        "steps_done": steps_done,
         "wall_s": max((line.get("time/wall_s") or 0.0 for line in lines), default=0.0),
         "tasks": [task["family"] for task in config.get("data", {}).get("tasks") or []],
         "curves": _columns([line for line in lines if "warm_start/step" not in line]),

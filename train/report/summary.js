@@ -1,20 +1,41 @@
 // The head of the page: what the run is, what it changed, where its time went.
 
 function showSummary(run) {
+  if (run.evaluation_only) showEvaluation(run, run.evaluations[run.evaluations.length - 1]);
+  else showTraining(run);
+  showTime(run);
+}
+
+function showHead(run, badge, kind, facts) {
+  document.title = `${run.name} · run report`;
+  document.getElementById('name').append(`${run.name} `, element('span', { className: `badge ${kind}` }, badge));
+  document.getElementById('facts').textContent = [...facts, duration(run.wall_s), run.tasks.join(', ')].filter(Boolean).join(' · ');
+}
+
+function showTraining(run) {
   const before = run.evaluations.filter((line) => line.step === 0).pop();
   const after = run.evaluations.filter((line) => line.step > 0).pop();
   const finished = run.steps_planned !== null && run.steps_done >= run.steps_planned;
-  document.title = `${run.name} · run report`;
-  document.getElementById('name').append(`${run.name} `,
-    element('span', { className: `badge ${finished ? 'done' : 'open'}` }, finished ? 'finished' : 'unfinished'));
   const steps = missing(run.steps_planned) ? plural(run.steps_done, 'step') : `${run.steps_done.toLocaleString('en-US')} of ${plural(run.steps_planned, 'step')}`;
-  document.getElementById('facts').textContent = [steps, duration(run.wall_s), run.tasks.join(', ')].filter(Boolean).join(' · ');
+  showHead(run, finished ? 'finished' : 'unfinished', finished ? 'done' : 'open', [steps]);
   document.getElementById('summary').append(
     passTile(before, after),
     changeTile('Held-out responses thinking', before, after, 'eval/thinking', (v) => percent(v), (v) => `${signed(100 * v)} points`),
     changeTile('Held-out response tokens', before, after, 'eval/tokens_mean', number, (v) => `${signed(v)} tokens`),
     speedTile(run));
-  showTime(run);
+}
+
+// Of weights that were not trained here: nothing is before or after.
+function showEvaluation(run, line) {
+  const key = 'eval/pass@1', big = (text) => element('span', { className: 'big' }, text);
+  const others = Object.keys(line).filter((name) => /^eval\/.*@/.test(name) && name !== key && !/_(low|high)$/.test(name));
+  showHead(run, 'evaluation', 'done', missing(line['eval/problems']) ? [] : [plural(line['eval/problems'], 'problem')]);
+  const tiles = [tile('Held-out pass@1', big(percent(line[key])), missing(line[`${key}_low`]) ? null : whiskers([line], key, 'pass@1'))];
+  if (others.length) tiles.push(tile('Other held-out accuracies', ...others.map((name) =>
+    element('div', {}, `${name.replace(/^eval\/(task\/)?/, '')} `, element('b', {}, percent(line[name]))))));
+  tiles.push(tile('Held-out responses thinking', big(percent(line['eval/thinking']))),
+    tile('Held-out response tokens', big(number(line['eval/tokens_mean']))));
+  document.getElementById('summary').append(...tiles);
 }
 
 function tile(title, ...content) {
@@ -48,7 +69,7 @@ function gain(before, after, key) {
   return text;
 }
 
-function whiskers(lines, key) {
+function whiskers(lines, key, first = 'before') {
   const svg = vector('svg', { height: 26 * lines.length + 16, role: 'img', 'aria-label': 'pass@1 with 95 % intervals' });
   new ResizeObserver(() => {
     const width = svg.clientWidth, left = 72, right = 124, at = (share) => left + share * (width - left - right);
@@ -58,7 +79,7 @@ function whiskers(lines, key) {
       vector('text', { x: at(share), y: 26 * lines.length + 13, 'text-anchor': 'middle', fill: 'var(--muted)', 'font-size': 11 }, percent(share, 0))));
     lines.forEach((line, row) => {
       const [low, value, high] = [line[`${key}_low`], line[key], line[`${key}_high`]], y = 26 * row + 13;
-      const color = line.step ? 'var(--c1)' : 'var(--c7)', label = line.step ? `step ${line.step}` : 'before';
+      const color = line.step ? 'var(--c1)' : 'var(--c7)', label = line.step ? `step ${line.step}` : first;
       svg.append(
         vector('text', { x: 0, y: y + 4, fill: 'var(--muted)', 'font-size': 12 }, label),
         vector('line', { x1: at(low), x2: at(high), y1: y, y2: y, stroke: color, 'stroke-width': 4, 'stroke-linecap': 'round', opacity: 0.45 }),
@@ -78,7 +99,7 @@ function changeTile(title, before, after, key, format, difference) {
 function speedTile(run) {
   const known = (run.curves['throughput/tokens_per_s'] || []).filter((v) => !missing(v)).sort((a, b) => a - b);
   const memory = (run.curves['memory/total_mb'] || []).filter((v) => !missing(v));
-  const detail = ['tokens/s, median step', memory.length ? `peak ${number(Math.max(...memory))} MB` : ''].filter(Boolean).join(' · ');
+  const detail = ['tokens/s, median step', memory.length ? `peak ${number(Math.max(...memory))} MiB` : ''].filter(Boolean).join(' · ');
   return tile('Throughput, end to end', element('span', { className: 'big' }, number(known[Math.floor(known.length / 2)])),
     element('span', { className: 'detail' }, detail));
 }

@@ -5,7 +5,7 @@ const COLUMNS = [
   // [heading, field, class]
   ['step', 'step', 'number'], ['kind', 'kind', 'wide-only'], ['task', 'task', 'wide-only'], ['correct', 'correct', ''],
   ['reward', 'reward', 'number wide-only'], ['tokens', 'tokens', 'number'], ['stop', 'stop', 'wide-only'],
-  ['prompt', 'prompt', 'excerpt small wide-only'], ['response', 'response', 'excerpt'], ['gold', 'gold', 'wide-only'],
+  ['question', 'question', 'excerpt small wide-only'], ['response', 'response', 'excerpt'], ['gold', 'gold', 'wide-only'],
 ];
 
 class TraceTable {
@@ -13,7 +13,8 @@ class TraceTable {
     this.rows = traces.rows.map((row) => Object.fromEntries(traces.fields.map((field, i) => [field, row[i]])));
     this.rows.forEach((row, i) => {
       row.order = i;
-      row.text = [row.prompt, row.response, row.gold, row.error].join('\n').toLowerCase();
+      row.question ??= row.prompt; // runs of before there were both
+      row.text = [row.question, row.prompt, row.response, row.gold, row.error].join('\n').toLowerCase();
     });
     this.sort = { field: 'order', sign: 1 };
     this.page = 0;
@@ -95,6 +96,8 @@ class TraceTable {
       this.refresh();
     } }, 'all responses to this prompt');
     return element('tr', { className: 'full' }, element('td', { colSpan: COLUMNS.length }, element('div', { className: 'full-text' },
+      ...(row.prompt.includes(row.question) ? [] :
+        [element('h4', {}, 'Question'), element('pre', {}, ...marked(row.question, this.search.value))]),
       element('h4', {}, 'Prompt'), element('pre', {}, ...marked(row.prompt, this.search.value)),
       element('h4', {}, 'Response'), element('pre', { className: 'response' }, ...thought(row.response, this.search.value)),
       element('dl', {}, ...list, siblings))));
@@ -104,7 +107,7 @@ class TraceTable {
 function cellText(field, row) {
   if (field === 'correct') return row.status === 'infra_error' ? 'masked' : element('span', { className: row.correct ? 'yes' : 'no' }, row.correct ? '✓ yes' : '✗ no');
   if (field === 'reward') return number(row.reward);
-  if (field === 'prompt' || field === 'response') return row[field].slice(0, 400).replace(/\s+/g, ' ');
+  if (field === 'question' || field === 'response') return row[field].slice(0, 400).replace(/\s+/g, ' ');
   return String(row[field] ?? DASH).slice(0, 40);
 }
 
