@@ -78,7 +78,6 @@ class RolloutWorker:
         self._inbox = _Inbox()
         self._ids = itertools.count()
         self._start_clock()
-        self._interruption()  # what can't work is refused now
 
     def ready(self) -> int:
         """The process id, once constructed."""
@@ -181,11 +180,6 @@ class RolloutWorker:
         if not sampling.thinking_tokens:
             return None
         closing = encode(self.tokenizer, sampling.closing_text)
-        if sampling.thinking_tokens + len(closing) >= sampling.max_tokens:
-            raise ValueError(
-                f"sampling.thinking_tokens={sampling.thinking_tokens} and the {len(closing)} of sampling.closing_text "
-                f"leave nothing of sampling.max_tokens={sampling.max_tokens} to answer in"
-            )
         return Interruption(
             sampling.thinking_tokens, closing, lambda ids: not thinking_open(decode(self.tokenizer, ids.tolist()))
         )

@@ -104,9 +104,6 @@ def test_forced_answers_are_left_out_of_the_loss(config, prompts, monkeypatch):
         cut = [t for t in trajectories if not t.loss_mask_T.all()]
         assert cut and all(t.tokens_T[~t.loss_mask_T].tolist() == closing for t in cut)
         assert all((~t.loss_mask_T).nonzero()[0].tolist() == [3, 4, 5, 6] for t in cut)
-        config.sampling.thinking_tokens = 62
-        with pytest.raises(ValueError, match="sampling.closing_text"):
-            RolloutWorker(config, MODEL, "bytes")
     finally:
         worker.close()
 
