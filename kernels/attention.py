@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.function import Function
+
 # Tokens from which one sequence alone is worth a plan of cuDNN's, which is made anew for every length.
 _LONG = 8192
 
@@ -59,7 +61,7 @@ def _refuse_unfit(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tenso
             raise ValueError(f"{name} ends at {int(borders[-1])}, but there are {len(x)} rows")
 
 
-class _FlashAttention(torch.autograd.Function):
+class _FlashAttention(Function):
     """torch's kernel with the number of rows for the longest sequence: programs past a sequence's end leave at once,
     and the host need not know the lengths."""
 

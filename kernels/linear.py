@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.native.library import serves
 
 
@@ -21,7 +22,7 @@ def linear(x_TX: Tensor, weight_YX: Tensor) -> Tensor:
     return F.linear(x_TX, weight_YX.to(x_TX.dtype))
 
 
-class _MasterLinear(torch.autograd.Function):
+class _MasterLinear(Function):
     """16-bit rows, a float32 weight: its gradient leaves the product in float32, neither rounded nor cast after it."""
 
     @staticmethod

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.launcher import ceil_div, launched, power_of_2
 
 
@@ -44,7 +45,7 @@ def _silu_backward_kernel(
         tl.store(dx_ptr + at, silu_gradient(x, dout).to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-class SiluQKV(torch.autograd.Function):
+class SiluQKV(Function):
     @staticmethod
     def forward(ctx, joined_TJ: Tensor, heads: int):
         joined_TJ = joined_TJ.contiguous()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kernels.exact.linear_triton import dense_triton
 from kernels.exact.score_triton import score_triton
+from kernels.function import Function
 from kernels.head.launch import HeadLogprobs
 from kernels.head.operands import power_of_two
 from kernels.lightning.launch import LightningAttention
@@ -32,7 +33,7 @@ class ExactHead(HeadLogprobs):
         return logprobs, entropy
 
 
-class LightningGradient(torch.autograd.Function):
+class LightningGradient(Function):
     """Lightning attention whose output nobody reads: the gradient asks for its inputs alone."""
 
     @staticmethod

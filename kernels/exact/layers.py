@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kernels.experts.moe import by_row, top_experts
 from kernels.experts.moe import moe_experts as ordinary_experts
+from kernels.function import Function
 from kernels.head.logprobs import head_logprobs, in_triton
 from kernels.linear import linear as ordinary_linear
 from kernels.native.library import serves
@@ -29,7 +30,7 @@ _NUMBERS = 1 << 14  # of a block of elementwise work on a CPU: one thread, and w
 _LOGITS_AT_ONCE = 1 << 24
 
 
-class _Straight(torch.autograd.Function):
+class _Straight(Function):
     """What `exact` computes, with the gradient of `ordinary`, which is computed again for it."""
 
     @staticmethod
@@ -62,7 +63,7 @@ def pointwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([function(block) for block in padded.split(_NUMBERS)])[: x.numel()].view(x.shape)
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(Function):
     @staticmethod
     def forward(ctx, x, weight, ends, dtype, source):
         ctx.save_for_backward(x, weight, ends, source)

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.decoding.linear_triton import begin, launch
+from kernels.function import Function
 from kernels.launcher import launched, power_of_2
 
 
@@ -99,7 +100,7 @@ def rotate_triton(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-class Rotate(torch.autograd.Function):
+class Rotate(Function):
     """`rotate_triton`, whose gradient turns the other way."""
 
     @staticmethod

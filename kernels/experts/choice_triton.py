@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.launcher import ceil_div, launched, power_of_2
 
 
@@ -73,7 +74,7 @@ def _choose_backward_kernel(
     tl.store(dlogits_ptr + at, dlogits, mask=(r[:, None] < rows) & (e[None, :] < E))
 
 
-class ChooseExperts(torch.autograd.Function):
+class ChooseExperts(Function):
     """logits: float32 [T, E]. Returns weights float32 [T, K], that sum to 1, and experts int64 [T, K]."""
 
     @staticmethod

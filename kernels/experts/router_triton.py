@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.launcher import ceil_div, launched, power_of_2
 
 _WALKERS = 64  # programs of the backward pass under each block of columns
@@ -80,7 +81,7 @@ def _logits_backward_kernel(
     tl.store(dweight_ptr + at, dweight, mask=inside)
 
 
-class RouterLogits(torch.autograd.Function):
+class RouterLogits(Function):
     """x: bf16, float16 or float32 [T, X]; weight: [E, X]. Returns float32 [T, E]."""
 
     @staticmethod

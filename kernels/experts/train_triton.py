@@ -17,14 +17,15 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernels.experts.gemm_triton import product_kernel, weight_gradient_kernel
 from kernels.experts.rows_triton import BLOCK_ROWS, Rows, gather, number_rows, sum_rows
 from kernels.experts.swiglu_triton import swiglu_backward, swiglu_product_kernel
-from kernels.launcher import ceil_div, power_of_2
+from kernels.function import Function
+from kernels.launcher import blocks_of, ceil_div, power_of_2
 
 _PROGRAMS = 132  # one for each multiprocessor of an H100; each walks over tiles
 _GROUP = 8  # tiles of rows that take turns under the same columns of a weight
 _COLUMNS, _BK = 256, 64
 
 
-class TrainedExperts(torch.autograd.Function):
+class TrainedExperts(Function):
     """`kernels.experts.moe.moe_experts` for bf16 rows; never waits for the device."""
 
     @staticmethod
@@ -65,8 +66,8 @@ def product(a_NK: Tensor, b: Tensor, rows: Rows, transposed: bool) -> Tensor:
     """Every row times its expert's b, [E, M, K] if transposed, else [E, K, M]: [N, M]."""
     experts, width = b.shape[0], b.shape[1] if transposed else b.shape[2]
     out = torch.empty(1, a_NK.shape[0], width, dtype=a_NK.dtype, device=a_NK.device)
-    a_desc = TensorDescriptor.from_tensor(a_NK, [BLOCK_ROWS, _BK])
-    b_desc = TensorDescriptor.from_tensor(b, [1, _COLUMNS, _BK] if transposed else [1, _BK, _COLUMNS])
+    a_desc = blocks_of(a_NK, BLOCK_ROWS, _BK)
+    b_desc = blocks_of(b, *((1, _COLUMNS, _BK) if transposed else (1, _BK, _COLUMNS)))
     out_desc, parts = _target(out, BLOCK_ROWS, _COLUMNS)
     tiles = a_NK.shape[0] // BLOCK_ROWS * ceil_div(width, _COLUMNS)
     sizes = {"E": experts, "EXPERTS": max(16, power_of_2(experts)), "GROUP": _GROUP, "PARTS": parts}
@@ -85,12 +86,12 @@ def swiglu_product(
     inner, half = double // 2, _COLUMNS // 2
     hidden_NI = torch.empty(count, inner, dtype=rows_NX.dtype, device=rows_NX.device)
     joined_NJ = torch.empty(count, double, dtype=rows_NX.dtype, device=rows_NX.device) if keep else None
-    a_desc = TensorDescriptor.from_tensor(rows_NX, [BLOCK_ROWS, _BK])
-    b_desc = TensorDescriptor.from_tensor(gate_up_EJX.view(experts, 2, inner, width), [1, 2, half, _BK])
-    hidden_desc = TensorDescriptor.from_tensor(hidden_NI.view(count, 1, inner), [BLOCK_ROWS, 1, half])
+    a_desc = blocks_of(rows_NX, BLOCK_ROWS, _BK)
+    b_desc = blocks_of(gate_up_EJX.view(experts, 2, inner, width), 1, 2, half, _BK)
+    hidden_desc = blocks_of(hidden_NI.view(count, 1, inner), BLOCK_ROWS, 1, half)
     joined_desc = hidden_desc
     if joined_NJ is not None:
-        joined_desc = TensorDescriptor.from_tensor(joined_NJ.view(count, 2, inner), [BLOCK_ROWS, 1, half])
+        joined_desc = blocks_of(joined_NJ.view(count, 2, inner), BLOCK_ROWS, 1, half)
     sizes = {"E": experts, "EXPERTS": max(16, power_of_2(experts)), "GROUP": _GROUP, "KEEP": keep}
     sizes |= {"BM": BLOCK_ROWS, "BN": half, "BK": _BK}
     kernel: Any = swiglu_product_kernel
@@ -106,8 +107,8 @@ def weight_gradient(p_NM: Tensor, q_NK: Tensor, rows: Rows, dtype: torch.dtype) 
     out = torch.empty(experts, high, wide, dtype=dtype, device=p_NM.device)
     tilings = (BLOCK_ROWS, _COLUMNS), (_COLUMNS, BLOCK_ROWS)
     tiles, (tall, broad) = min((experts * ceil_div(high, a) * ceil_div(wide, b), (a, b)) for a, b in tilings)
-    p_desc = TensorDescriptor.from_tensor(p_NM, [_BK, tall])
-    q_desc = TensorDescriptor.from_tensor(q_NK, [_BK, broad])
+    p_desc = blocks_of(p_NM, _BK, tall)
+    q_desc = blocks_of(q_NK, _BK, broad)
     out_desc, parts = _target(out, tall, broad)
     most = power_of_2(ceil_div(tiles, _PROGRAMS))
     sizes = {"E": experts, "BM": tall, "BN": broad, "BK": _BK, "GROUP": _GROUP, "PARTS": parts}
@@ -121,4 +122,4 @@ def weight_gradient(p_NM: Tensor, q_NK: Tensor, rows: Rows, dtype: torch.dtype) 
 def _target(out: Tensor, tall: int, broad: int) -> tuple[TensorDescriptor, int]:
     """Where tiles go, in parts that fit into shared memory beside four stages, and how many parts."""
     parts = 4 if out.dtype == torch.float32 else 2
-    return TensorDescriptor.from_tensor(out, [1, tall, broad // parts]), parts
+    return blocks_of(out, 1, tall, broad // parts), parts

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.function import Function
 from kernels.head.operands import add_product, operand, power_of_two, product
 from kernels.head.tiles import gradient_kernel, join_kernel, statistics_kernel
 from kernels.launcher import ceil_div
@@ -35,7 +36,7 @@ def head_logprobs_triton(
     return HeadLogprobs.apply(hidden_TX.contiguous(), weight_VX.contiguous(), targets_T.contiguous(), temperature)
 
 
-class HeadLogprobs(torch.autograd.Function):
+class HeadLogprobs(Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
         ctx.set_materialize_grads(False)

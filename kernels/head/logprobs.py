@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.native import train as native_train
 from kernels.native.library import serves
 
@@ -70,7 +71,7 @@ def _refuse_unfit(
         raise ValueError(f"temperature is {temperature}: must be positive")
 
 
-class _HeadLogprobs(torch.autograd.Function):
+class _HeadLogprobs(Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
         compute = torch.float64 if hidden.dtype == torch.float64 else torch.float32

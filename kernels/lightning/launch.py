@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.launcher import ceil_div, power_of_2
 from kernels.lightning.segments import Segments, cut_into_segments, segment_length
 from kernels.lightning.walk import join_kernel, walk_kernel
@@ -126,7 +127,7 @@ def walk(
     return o_THD, after if final else None
 
 
-class LightningAttention(torch.autograd.Function):
+class LightningAttention(Function):
     """`kernels.lightning.lightning_attention` for CUDA tensors of one dtype, bf16, fp16 or float32."""
 
     @staticmethod

@@ -40,7 +40,24 @@ def segment_length(tokens: int, sequences: int, walkers: int) -> int | None:
 
 
 def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
-    """Never waits for the device. A segment beyond the last starts at its sequence's end."""
+    """Never waits for the device. A segment beyond the last starts at its sequence's end.
+
+    All layers of a pass ask for the same, forward and backward: the last answer is kept, and holds for the same tensor
+    as long as nobody has written to it (what inference mode makes does not say so).
+    """
+    global _last
+    if cu_seqlens.is_inference():
+        return _cut(cu_seqlens, tokens, length)
+    asked = cu_seqlens._version, tokens, length
+    if _last is None or _last[0] is not cu_seqlens or _last[1] != asked:
+        _last = cu_seqlens, asked, _cut(cu_seqlens, tokens, length)
+    return _last[2]
+
+
+_last: tuple[Tensor, tuple[int, int, int], Segments] | None = None
+
+
+def _cut(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
     sequences = cu_seqlens.shape[0] - 1
     count = tokens // length + sequences
     whole = -(-count // 4) * 4  # each part begins at 16 bytes: otherwise Triton compiles the walk anew

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.function import Function
 from kernels.native.library import call
 
 
@@ -22,7 +23,7 @@ def matmul(a_MK: Tensor, b_KN: Tensor, into: Tensor | None = None, add: bool = F
     return c_MN
 
 
-class Linear(torch.autograd.Function):
+class Linear(Function):
     """x [T, X] W^T for W [Y, X]."""
 
     @staticmethod
@@ -37,7 +38,7 @@ class Linear(torch.autograd.Function):
         return matmul(dy, weight), matmul(dy.T, x)
 
 
-class Norm(torch.autograd.Function):
+class Norm(Function):
     """weight * x / rms(x), times sigmoid(gate) if there is one; all rows [T, X]."""
 
     @staticmethod
@@ -59,7 +60,7 @@ class Norm(torch.autograd.Function):
         return dx, parts.sum(0), dgate, None
 
 
-class StreamNorm(torch.autograd.Function):
+class StreamNorm(Function):
     """The norm of x = alpha * residual + beta * update, or of the residual where there is no update; all rows [T, X].
 
     Returns what the residual goes on from, x or, post-norm, its norm; then the norm once for each of `readers`, so that
@@ -102,7 +103,7 @@ class StreamNorm(torch.autograd.Function):
         return dresidual, dupdate, None, parts.sum(0), None, None, None
 
 
-class Lightning(torch.autograd.Function):
+class Lightning(Function):
     """Lightning attention of silu(qkv), for rows [T, H * 3 D] that hold q, k and v of one head after the other.
 
     Only o [T, H, D] has a gradient, and only where no state is given.
@@ -132,7 +133,7 @@ class Lightning(torch.autograd.Function):
         return dqkv, None, None, None, None
 
 
-class Route(torch.autograd.Function):
+class Route(Function):
     """Shares [T, K] of the `top_k` likeliest experts in the softmax over these alone, and which they are."""
 
     @staticmethod
@@ -156,7 +157,7 @@ class Route(torch.autograd.Function):
         return dlogits, None
 
 
-class Experts(torch.autograd.Function):
+class Experts(Function):
     """The weighted sum over each token's experts; weights [E, 2 I, X] and [E, X, I]. With `keep` for a backward."""
 
     @staticmethod

@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from kernels.function import Function
 from kernels.launcher import ceil_div, power_of_2
 from kernels.norm.rows import norm_backward_kernel, norm_kernel, sum_kernel
 
@@ -84,7 +85,7 @@ def _backward(
     return dx, dother, parts.sum(0).to(weight.dtype)
 
 
-class RMSNorm(torch.autograd.Function):
+class RMSNorm(Function):
     @staticmethod
     def forward(ctx, x_TX, weight_X, eps, dtype, few=False):
         x_TX = x_TX.contiguous()
@@ -99,7 +100,7 @@ class RMSNorm(torch.autograd.Function):
         return dx_TX, dweight_X, None, None, None
 
 
-class StreamNorm(torch.autograd.Function):
+class StreamNorm(Function):
     """`kernels.norm.rms_norm.stream_norm`; all gradients that reach x are added up in the backward kernel."""
 
     @staticmethod
@@ -119,7 +120,7 @@ class StreamNorm(torch.autograd.Function):
         return dx_TX, dweight_X, None, None, None, None
 
 
-class AddedStreamNorm(torch.autograd.Function):
+class AddedStreamNorm(Function):
     """`kernels.norm.rms_norm.added_stream_norm`."""
 
     @staticmethod
@@ -143,7 +144,7 @@ class AddedStreamNorm(torch.autograd.Function):
         return dresidual_TX, dupdate_TX, None, dweight_X, None, None, None
 
 
-class GatedRMSNorm(torch.autograd.Function):
+class GatedRMSNorm(Function):
     @staticmethod
     def forward(ctx, o_TX, gate_TX, weight_X, eps, few=False):
         o_TX, gate_TX = o_TX.contiguous(), gate_TX.contiguous()
@@ -159,7 +160,7 @@ class GatedRMSNorm(torch.autograd.Function):
         return do_TX, dgate_TX, dweight_X, None, None
 
 
-class ScaledSum(torch.autograd.Function):
+class ScaledSum(Function):
     """A float32 residual and a narrower update."""
 
     @staticmethod
