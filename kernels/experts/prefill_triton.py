@@ -61,9 +61,8 @@ def _route_kernel(
 def _swiglu_kernel(joined_ptr, out_ptr, I: tl.constexpr, BLOCK: tl.constexpr):  # noqa: E741
     row, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(joined_ptr + row * 2 * I + i, mask=i < I, other=0.0).to(tl.float32)
-    up = tl.load(joined_ptr + row * 2 * I + I + i, mask=i < I, other=0.0)
-    silu = (gate * tl.sigmoid(gate)).to(up.dtype)
-    tl.store(out_ptr + row * I + i, (silu.to(tl.float32) * up.to(tl.float32)).to(up.dtype), mask=i < I)
+    up = tl.load(joined_ptr + row * 2 * I + I + i, mask=i < I, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * I + i, (gate * tl.sigmoid(gate) * up).to(out_ptr.dtype.element_ty), mask=i < I)
 
 
 @triton.jit
@@ -72,15 +71,14 @@ def _sum_kernel(rows_ptr, place_ptr, weight_ptr, out_ptr, X: tl.constexpr, K: tl
     total = tl.zeros([BLOCK], tl.float32)
     for k in tl.static_range(K):
         place = tl.load(place_ptr + token * K + k).to(tl.int64)
-        weight = tl.load(weight_ptr + token * K + k).to(out_ptr.dtype.element_ty).to(tl.float32)
-        part = tl.load(rows_ptr + place * X + x, mask=x < X, other=0.0).to(tl.float32) * weight
-        total += part.to(out_ptr.dtype.element_ty).to(tl.float32)
-        total = total.to(out_ptr.dtype.element_ty).to(tl.float32)
+        weight = tl.load(weight_ptr + token * K + k)
+        total += tl.load(rows_ptr + place * X + x, mask=x < X, other=0.0).to(tl.float32) * weight
     tl.store(out_ptr + token * X + x, total.to(out_ptr.dtype.element_ty), mask=x < X)
 
 
 def routed_experts_triton(x_TX: Tensor, logits_TE: Tensor, top_k: int, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:
-    """Softmax, top-k and `kernels.experts.moe.moe_experts` for up to MOST_TOKENS tokens, rounded where those round.
+    """Softmax, top-k and `kernels.experts.moe.moe_experts` for up to MOST_TOKENS tokens; rounded after each product,
+    after SwiGLU and after the sum.
 
     x_TX: bf16 [T, X]; logits_TE: float32 [T, E]; gate_up_EJX: bf16 [E, 2 I, X]; down_EXI: bf16 [E, X, I].
     """

@@ -35,6 +35,7 @@ GPU = torch.device("cuda")
 @pytest.fixture(scope="module")
 def small() -> MiniMax:
     """Four layers of the anchors' shape, with opinions."""
+    torch.manual_seed(0)
     made = network(shape("small", num_hidden_layers=4, softmax_every=4, vocab_size=512), GPU)
     with torch.no_grad():
         made.lm_head.weight.mul_(6)
@@ -164,7 +165,8 @@ def test_preempted_split_and_shuffled(small):
     """
     rng = np.random.default_rng(2)
     wanted = [
-        Request(i, rng.integers(6, 512, 128), [stream_key(i, s) for s in range(1 + i % 4)], 200) for i in range(30)
+        Request(i, rng.integers(6, 512, 128), [stream_key(i, s) for s in range(1 + i % 4)], 200, min_tokens=150)
+        for i in range(30)
     ]
     undisturbed, _ = run(small, requests=wanted, prefill_tokens=128)
     tight, engine = run(small, slots=40, kv_tokens=4096, prefill_tokens=128, requests=wanted[::-1])
@@ -198,7 +200,8 @@ def test_prompts_in_other_passes(small):
 
 
 def test_fused_step_is_nearer_to_float32_than_the_layers(small, monkeypatch):
-    """From the same states and keys; in batches of any size a row's logits are the same bits."""
+    """From the same states and keys, in the median over the rows: one whose experts are others in float32 says nothing
+    of rounding. In batches of any size a row's logits are the same bits."""
     monkeypatch.setattr(Decoder, "_capture", lambda self: None)
     exact = network(small.config, GPU)
     exact.compute_dtype = torch.float32
@@ -226,9 +229,9 @@ def test_fused_step_is_nearer_to_float32_than_the_layers(small, monkeypatch):
             busy = rows.position[:7] > 0
             logits[kind, slots] = decoder._decode(slots, cache.table_SM.shape[1])[:7][busy].clone()
     truth = logits["exact", 7]
-    errors = {kind: float((logits[kind, 7] - truth).norm() / truth.norm()) for kind in ("layers", "fused")}
-    print(f"\nrelative errors of the logits: {errors}")
-    assert errors["fused"] <= errors["layers"]
+    errors = {kind: (logits[kind, 7] - truth).norm(dim=1) / truth.norm(dim=1) for kind in ("layers", "fused")}
+    print(f"\nrelative errors of the rows' logits: {errors}")
+    assert errors["fused"].median() <= errors["layers"].median()
     assert torch.equal(logits["fused", 7], logits["fused", 64]), "overlapping launches, too"
     assert torch.equal(logits["fused", 7], logits["fused", 128])
     assert torch.equal(logits["fused", 7], logits["fused", 200])
