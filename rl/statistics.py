@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
@@ -34,6 +35,14 @@ class UpdateSums:
     routing_changed: float = 0.0
     ratio_max: float = float("-inf")
     ratio_min: float = float("inf")
+
+    @staticmethod
+    def of(parts: Iterable[Tensor]) -> UpdateSums:
+        """All that `update_sums` found, added up; waits for it."""
+        total = UpdateSums()
+        for part in torch.stack(list(parts)).tolist():
+            total.add(UpdateSums(*part))
+        return total
 
     def add(self, other: UpdateSums) -> None:
         for field in fields(self):
@@ -69,32 +78,44 @@ class UpdateSums:
 
 @torch.no_grad()
 def update_sums(
-    token: TokenLoss, logprobs_T: Tensor, sampler_T: Tensor, entropy_T: Tensor, advantages_T: Tensor, scales_T: Tensor
-) -> UpdateSums:
-    """Sums over the tokens whose scale is not 0. All arguments [T]."""
-    counted = scales_T != 0
-    if not bool(counted.any()):
-        return UpdateSums()
-    ratio, weight = token.ratio_T[counted].double(), token.weight_T[counted].double()
-    log_r = (logprobs_T - sampler_T)[counted].double()
-    p, q = logprobs_T[counted].double().exp(), sampler_T[counted].double().exp()
-    mass = (scales_T * token.weight_T * advantages_T)[counted].double()
-    return UpdateSums(
-        tokens=float(counted.sum()),
-        loss=float((scales_T * token.loss_T)[counted].double().sum()),
-        entropy=float(entropy_T[counted].double().sum()),
-        clipped=float(token.clipped_T[counted].sum()),
-        ratio=float(ratio.sum()),
-        weight=float(weight.sum()),
-        weight_squared=float(weight.square().sum()),
-        k3=float((log_r.exp() - 1 - log_r).sum()),
-        p=float(p.sum()),
-        q=float(q.sum()),
-        pp=float(p.square().sum()),
-        qq=float(q.square().sum()),
-        pq=float((p * q).sum()),
-        positive_mass=float(mass.clamp(min=0).sum()),
-        negative_mass=float(-mass.clamp(max=0).sum()),
-        ratio_max=float(ratio.max()),
-        ratio_min=float(ratio.min()),
-    )
+    token: TokenLoss,
+    logprobs_T: Tensor,
+    sampler_T: Tensor,
+    entropy_T: Tensor,
+    advantages_T: Tensor,
+    scales_T: Tensor,
+    more: dict[str, Tensor],
+) -> Tensor:
+    """Sums over the tokens whose scale is not 0, and `more` of them by name: float64, in the order of UpdateSums.
+
+    All other arguments [T]. The result stays where they are: nobody waits for it.
+    """
+    counted_T = scales_T != 0
+
+    def of(x_T: Tensor) -> Tensor:
+        return x_T.double().where(counted_T, 0.0)
+
+    ratio, weight, log_r = of(token.ratio_T), of(token.weight_T), of(logprobs_T - sampler_T)
+    p, q = of(logprobs_T.double().exp()), of(sampler_T.double().exp())
+    mass = of(scales_T * token.weight_T * advantages_T)
+    found = {
+        "tokens": counted_T.sum(),
+        "loss": of(scales_T * token.loss_T).sum(),
+        "entropy": of(entropy_T).sum(),
+        "clipped": of(token.clipped_T).sum(),
+        "ratio": ratio.sum(),
+        "weight": weight.sum(),
+        "weight_squared": weight.square().sum(),
+        "k3": (log_r.exp() - 1 - log_r).sum(),
+        "p": p.sum(),
+        "q": q.sum(),
+        "pp": p.square().sum(),
+        "qq": q.square().sum(),
+        "pq": (p * q).sum(),
+        "positive_mass": mass.clamp(min=0).sum(),
+        "negative_mass": -mass.clamp(max=0).sum(),
+        "ratio_max": ratio.where(counted_T, float("-inf")).max(),
+        "ratio_min": ratio.where(counted_T, float("inf")).min(),
+    } | more
+    zero = scales_T.new_zeros(())
+    return torch.stack([found.get(field.name, zero).double() for field in fields(UpdateSums)])

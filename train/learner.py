@@ -20,6 +20,7 @@ from model.network import MiniMax
 from model.routing import Routing, changed_choices, replayed
 from model.sizes import count_parameters
 from model.tokenizer import load_tokenizer
+from model.transfer import on_device
 from rl.objectives.cispo import TokenLoss, cispo
 from rl.objectives.supervised import supervised
 from rl.packing import MicroBatch
@@ -127,25 +128,28 @@ class Learner:
         engine.train()
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        total, counts_E, router_tokens = UpdateSums(), np.zeros(self.model.num_local_experts), 0
+        found, counts_E = [], torch.zeros(self.model.num_local_experts, dtype=torch.int64, device=self.device)
         for index, batch in enumerate(batches):
             engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            sums, counts, loss = self._loss(batch, algorithm, load_E, tokens)
+            loss, sums, chosen_E = self._loss(batch, algorithm, load_E, tokens)
             # DeepSpeed averages over ranks; the scales already make the sum over ranks right.
             engine.backward(loss * self.world_size)
-            total.add(sums)
+            found.append(sums)
             if batch.samples:
-                counts_E += counts
-                router_tokens += len(batch.tokens_T) * self.model.num_hidden_layers
+                counts_E += chosen_E
         grad_norm = self._step()
-        return UpdateReport(total, counts_E, router_tokens, grad_norm)
+        router_tokens = sum(len(batch.tokens_T) for batch in batches if batch.samples) * self.model.num_hidden_layers
+        return UpdateReport(UpdateSums.of(found), counts_E.cpu().numpy().astype(np.float64), router_tokens, grad_norm)
 
     def _loss(
         self, batch: MicroBatch, algorithm: AlgorithmConfig | None, load_E: np.ndarray | None, tokens: int
-    ) -> tuple[UpdateSums, np.ndarray, Tensor]:
-        logprobs_T, entropy_T, router_logits = self._forward(batch)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, what `update_sums` says of it, and each expert's choices. On a GPU nothing here waits for the
+        device, so that the host is ahead of it from one micro-batch to the next."""
+        routing_TLK = self._routing(batch)
+        logprobs_T, entropy_T, router_logits = self._forward(batch, routing_TLK)
         scales_T, advantages_T, anchor_T, sampler_T = (
-            torch.from_numpy(array).to(self.device)
+            on_device(array, self.device, None)
             for array in (batch.scales_T, batch.advantages_T, batch.anchor_T, batch.sampler_T)
         )
         token: TokenLoss
@@ -153,30 +157,30 @@ class Learner:
             token, sampler_T = supervised(logprobs_T), logprobs_T.detach()
         else:
             token = cispo(logprobs_T, anchor_T, sampler_T, advantages_T, algorithm)
-        loss = (token.loss_T * scales_T).sum()
-        sums = update_sums(token, logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T)
+        loss, more = (token.loss_T * scales_T).sum(), {}
         probs = torch.cat(router_logits).softmax(-1)
         expert_NK = probs.topk(self.model.num_experts_per_tok, -1).indices
-        if (routing_TLK := self._routing(batch)) is not None:
+        if routing_TLK is not None:
             kept_NK = routing_TLK.transpose(0, 1).flatten(0, 1)
-            sums.routing_choices, sums.routing_changed = map(float, changed_choices(expert_NK, kept_NK))
+            more["routing_choices"], more["routing_changed"] = changed_choices(expert_NK, kept_NK)
             expert_NK = replayed(expert_NK, kept_NK)
-        counts = torch.bincount(expert_NK.flatten(), minlength=probs.shape[-1])
         if load_E is not None and batch.samples and self.model.router_aux_loss_coef > 0:
-            load = torch.from_numpy(load_E).to(probs)
+            load = on_device(load_E, self.device, None).to(probs)
             share = len(router_logits) * tokens
             aux = self.model.router_aux_loss_coef * len(load) * (load * probs.sum(0)).sum() / share
-            sums.aux_loss = float(aux.detach())
+            more["aux_loss"] = aux.detach()
             loss = loss + aux
-        return sums, counts.cpu().numpy().astype(np.float64), loss
+        sums = update_sums(token, logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T, more)
+        chosen_N = expert_NK.flatten()  # not for `bincount`, which asks the device for the largest
+        chosen_E = chosen_N.new_zeros(probs.shape[-1]).scatter_add_(0, chosen_N, torch.ones_like(chosen_N))
+        return loss, sums, chosen_E
 
-    def _forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
-        tokens_T = torch.from_numpy(batch.tokens_T).to(self.device)
-        cu_seqlens = torch.from_numpy(batch.cu_seqlens).to(self.device)
-        return self.engine(tokens_T, cu_seqlens, self.config.sampling.temperature, self._routing(batch))
+    def _forward(self, batch: MicroBatch, routing_TLK: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        tokens_T, cu_seqlens = (on_device(array, self.device) for array in (batch.tokens_T, batch.cu_seqlens))
+        return self.engine(tokens_T, cu_seqlens, self.config.sampling.temperature, routing_TLK)
 
     def _routing(self, batch: MicroBatch) -> Tensor | None:
-        return None if batch.routing_TLK is None else torch.from_numpy(batch.routing_TLK).to(self.device)
+        return None if batch.routing_TLK is None else on_device(batch.routing_TLK, self.device, None)
 
     def _step(self) -> float:
         """The optimizer step. Returns the gradient norm before clipping, which DeepSpeed keeps only with ZeRO."""
@@ -193,7 +197,8 @@ class Learner:
     def logprobs(self, batches: list[MicroBatch]) -> list[np.ndarray]:
         """Log-probabilities [T] of each micro-batch under the current weights."""
         self.engine.eval()
-        return [self._forward(batch)[0].cpu().numpy() for batch in batches]
+        found = [self._forward(batch, self._routing(batch))[0] for batch in batches]
+        return [logprobs_T.cpu().numpy() for logprobs_T in found]
 
     def export(self) -> Iterator[dict[str, np.ndarray]]:
         """All weights by name, in parts, from rank 0; nothing from the others, which take part in gathering."""

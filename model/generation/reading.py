@@ -14,10 +14,10 @@ from torch import Tensor
 from model.generation.cache import DecodeCache
 from model.generation.pages import PagePool
 from model.generation.requests import Request
-from model.generation.rows import on_device
 from model.layers import Context
 from model.network import MiniMax
 from model.routing import Routing
+from model.transfer import on_device
 
 # A prompt is cut between passes at multiples of this: the chunk of lightning attention, so that sums keep their order.
 CHUNK = 64

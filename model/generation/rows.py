@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.generation.requests import Request
+from model.transfer import on_device
 
 COLUMNS = ("token", "position", "key", "count", "limit", "confident", "top_k", "min_tokens", "forced_from", "forced_to")
 _NEVER = 1 << 62
-
-
-def on_device(numbers: Any, device: torch.device, dtype: Any = np.int64) -> Tensor:
-    """Numbers on their way to the device, which goes on with what it is doing."""
-    host = torch.as_tensor(np.asarray(numbers, dtype))
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 class Rows:

@@ -6,8 +6,9 @@ from collections import Counter, deque
 
 from model.generation.cache import DecodeCache
 from model.generation.pages import PagePool
-from model.generation.rows import Rows, on_device
+from model.generation.rows import Rows
 from model.generation.sequence import Preempted, Sequence
+from model.transfer import on_device
 
 
 class Slots:

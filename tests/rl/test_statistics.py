@@ -21,7 +21,7 @@ def sums_of(rows):
     learner, sampler, advantages, scales = (x[rows] for x in (learner, sampler, advantages, scales))
     token = cispo(learner, sampler, sampler, advantages, AlgorithmConfig(is_weight_max=1.2))
     return (
-        update_sums(token, learner, sampler, -learner, advantages, scales),
+        UpdateSums.of([update_sums(token, learner, sampler, -learner, advantages, scales, {})]),
         learner[scales != 0],
         sampler[scales != 0],
     )
@@ -49,6 +49,19 @@ def test_parts_add_up_to_the_whole():
         parts.add(sums_of(rows)[0])
     for name, value in whole.metrics().items():
         assert parts.metrics()[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_tokens_that_are_not_counted_say_nothing_whatever_they_hold():
+    numbers, nothing = torch.tensor([-1.0, float("nan"), float("inf")]), torch.zeros(3)
+    token = cispo(numbers, nothing, nothing, numbers, AlgorithmConfig())
+    parts = [
+        update_sums(token, numbers, nothing, numbers, numbers, torch.tensor(scales), {"aux_loss": torch.tensor(0.5)})
+        for scales in ([0.5, 0.0, 0.0], [0.0, 0.0, 0.0])
+    ]
+    first, both, none = UpdateSums.of(parts[:1]), UpdateSums.of(parts), UpdateSums.of(parts[1:])
+    assert none == replace(UpdateSums(), aux_loss=0.5) and not none.metrics()
+    assert both == replace(first, aux_loss=1.0) and first.tokens == 1 and first.aux_loss == 0.5
+    assert all(math.isfinite(value) for value in first.metrics().values())
 
 
 def test_wilson_interval():
