@@ -7,13 +7,13 @@ random, so that no expert has as many rows as another; bf16 weights. FLOPs are t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from kernels.experts.moe import grouped_experts, moe_experts
-from tests.benchmarks.device import milliseconds, show
+from tests.benchmarks.device import Row, beside, milliseconds, table
 
 SHAPES = [(32, 32768, 2048, 1408), (16, 32768, 1024, 1024)]  # experts, rows, width, inner width; two rows a token
 
@@ -37,7 +37,7 @@ def inputs(experts: int, rows: int, width: int, inner: int) -> tuple[list[Tensor
     return [tensor.requires_grad_() for tensor in (x, weight, gate_up, down)], expert, dy
 
 
-def rows_of(experts: int, rows: int, width: int, inner: int) -> list[list[str]]:
+def rows_of(experts: int, rows: int, width: int, inner: int) -> Iterator[Row]:
     leaves, expert, dy = inputs(experts, rows, width, inner)
     flops = 6 * rows * width * inner
     rate = dense_rate(rows, width, inner)
@@ -53,25 +53,17 @@ def rows_of(experts: int, rows: int, width: int, inner: int) -> list[list[str]]:
         return alone, milliseconds(lambda: torch.autograd.grad(forward(), leaves, dy))
 
     ours, theirs = spent(moe_experts), spent(grouped_experts)
-    table = []
     for index, (what, times) in enumerate((("forward", 1), ("forward + backward", 3))):
         name = f"experts {what}, {experts} x {width} x {inner}, {rows} rows"
-        cells = [name, f"{ours[index]:.2f} ms", f"{theirs[index]:.2f} ms", f"{theirs[index] / ours[index]:.2f}x"]
         share = times * flops / ours[index] * 1e3 / rate
-        table.append([*cells, f"{share:.0%} of {rate / 1e12:.0f} TFLOP/s (dense)"])
-    return table
+        dense = f"{share:.0%} of {rate / 1e12:.0f} TFLOP/s (dense)"
+        yield [name, *beside(ours[index], "torch, grouped_mm", theirs[index]), dense]
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        print("no GPU here: nothing measured")
-        return
-    show(["what", "ours", "torch grouped_mm", "ratio", "of the dense rate"])
-    show(["---"] * 5)
+def rows() -> Iterator[Row]:
     for shape in SHAPES:
-        for row in rows_of(*shape):
-            show(row)
+        yield from rows_of(*shape)
 
 
 if __name__ == "__main__":
-    main()
+    table(rows)

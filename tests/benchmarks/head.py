@@ -7,14 +7,14 @@ is three products of this shape at the rate measured here: one for the logits, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.head.logprobs import head_logprobs
-from tests.benchmarks.device import milliseconds, show
+from tests.benchmarks.device import Row, milliseconds, table
 
 TOKENS, WIDTH, VOCABULARY = 8192, 2048, 200_064
 Side = Callable[[Tensor, Tensor, Tensor], Tensor]  # log-probabilities [T]
@@ -64,32 +64,31 @@ def error(side: Side, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int
     return float((side(hidden[:rows], weight, targets[:rows]).double() - exact).abs().max())
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        print("no GPU here: nothing measured")
-        return
+def rows() -> Iterator[Row]:
+    """Ours by its weight's dtype, beside each peer, which has a bf16 weight."""
     hidden = torch.randn(TOKENS, WIDTH, device="cuda").bfloat16()
     master = torch.randn(VOCABULARY, WIDTH, device="cuda") * 3 / WIDTH**0.5
     targets = torch.randint(0, VOCABULARY, (TOKENS,), device="cuda")
     weight = master.bfloat16()
     floor = 3 * milliseconds(lambda: torch.mm(hidden, weight.T), times=5)
-    print(f"\nLM head, {TOKENS:,} x {WIDTH:,} x {VOCABULARY:,}, forward + backward, floor {floor:.1f} ms\n")
-    show(["side", "ms", "of the floor", "GiB above the inputs", "largest error of a log-prob"])
-    show(["---"] * 5)
-    sides: list[tuple[str, Side | None, Tensor]] = [
-        ("ours, bf16 weight", ours, weight),
-        ("ours, float32 weight", ours, master),
-        ("torch, all logits, bf16 weight", plain, weight),
-        ("Liger, bf16 weight", liger(), weight),
-    ]
-    for name, side, matrix in sides:
-        if side is None:
-            continue
+
+    def measured(side: Side, matrix: Tensor, wrong: bool = True) -> tuple[float, str]:
         spent, memory = cost(side, hidden, matrix, targets)
-        wrong = "" if "Liger" in name else f"{error(side, hidden, matrix, targets):.1e}"
-        show([name, f"{spent:.1f}", f"{floor / spent:.0%}", f"{memory:.2f}", wrong])
         torch.cuda.empty_cache()
+        off = f", off by {error(side, hidden, matrix, targets):.1e}" if wrong else ""
+        return spent, f"{spent:.1f} ms, {memory:.2f} GiB{off}"
+
+    fused = liger()
+    peers = {"torch, all logits": measured(plain, weight)} | (
+        {"Liger": measured(fused, weight, False)} if fused else {}
+    )
+    for kind, matrix in (("bf16", weight), ("float32", master)):
+        spent, cell = measured(ours, matrix)
+        for peer, (other, their_cell) in peers.items():
+            name = f"LM head forward + backward, {TOKENS:,} x {WIDTH:,} x {VOCABULARY:,}, {kind} weight"
+            share = f"{floor / spent:.0%} of {floor:.1f} ms"
+            yield [name, cell, f"{their_cell} ({peer})", f"{other / spent:.2f}x", share]
 
 
 if __name__ == "__main__":
-    main()
+    table(rows)

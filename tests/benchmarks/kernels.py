@@ -1,25 +1,13 @@
 """Kernels, and the learner made of them, against their peers on the device found: `python -m tests.benchmarks.kernels`.
 
-flash-linear-attention and Liger are optional; without one its columns stay empty.
+flash-linear-attention and Liger are optional; without one its cells stay empty. Each part alone:
+`python -m tests.benchmarks.lightning`, `.head`, `.softmax`, `.experts`, `.learner` (which has more columns there).
 """
 
 from __future__ import annotations
 
-import torch
-
 from tests.benchmarks import experts, head, learner, lightning, softmax
-
-
-def main() -> None:
-    if not torch.cuda.is_available():
-        print("no GPU here: nothing measured")
-        return
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    for part in (lightning, head, softmax, experts):
-        part.main()
-        torch.cuda.empty_cache()
-    learner.main([])
-
+from tests.benchmarks.device import table
 
 if __name__ == "__main__":
-    main()
+    table(head.rows, softmax.rows, experts.rows, learner.rows, lightning.rows)

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from configs.schema import SOFTMAX
+from configs.schema import SOFTMAX, ModelConfig
 from model.network import MiniMax
+from model.sizes import flops_per_token
 from tests.benchmarks import generation
+from tests.benchmarks.device import Row, Stopwatch, beside, product_rate, profile, show
 
 DEVICE = torch.device("cuda")
 MICRO_BATCHES = 4  # of one update
@@ -39,31 +41,6 @@ class Measured(NamedTuple):
     def outside_us(self) -> float:
         """Microseconds a token outside the softmax layers."""
         return 1e6 * (self.seconds - self.softmax_s) / self.tokens
-
-
-class Stopwatch:
-    """GPU time within modules, forward, recomputed forward and backward, from events on the stream."""
-
-    def __init__(self, modules: Sequence[torch.nn.Module]):
-        self.marks: list[torch.cuda.Event] = []
-        for module in modules:
-            module.register_forward_pre_hook(lambda *_: self._mark())
-            module.register_forward_hook(lambda *_: self._mark())
-            module.register_full_backward_pre_hook(lambda *_: self._mark())
-            module.register_full_backward_hook(lambda *_: self._mark())
-
-    def _mark(self) -> None:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self.marks.append(event)
-
-    def seconds(self) -> float:
-        """Since the last call; waits for the device."""
-        torch.cuda.synchronize()
-        pairs = zip(self.marks[::2], self.marks[1::2], strict=True)
-        spent = sum(start.elapsed_time(end) for start, end in pairs) / 1e3
-        self.marks.clear()
-        return spent
 
 
 def timed(step: Callable[[], None], tokens: int, repeats: int, watch: Stopwatch | None = None) -> Measured:
@@ -102,13 +79,13 @@ def our_step(network: MiniMax, sequences: int, length: int) -> Callable[[], None
     return step
 
 
-def peer_step(peer: Any, sequences: int, length: int) -> Callable[[], None]:
-    ids = torch.randint(peer.config.vocab_size, (sequences, length), device=DEVICE)
+def peer_step(network: Any, sequences: int, length: int) -> Callable[[], None]:
+    ids = torch.randint(network.config.vocab_size, (sequences, length), device=DEVICE)
 
-    parameters = list(peer.parameters())
+    parameters = list(network.parameters())
 
     def step() -> None:
-        peer(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        network(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         forget(parameters)
 
     return step
@@ -120,24 +97,50 @@ def forget(parameters: Sequence[torch.nn.Parameter]) -> None:
         parameter.grad = None
 
 
-def profile(step: Callable[[], None], steps: int = 3) -> str:
-    """GPU kernels by time, of one step on average."""
-    step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        for _ in range(steps):
-            step()
-        torch.cuda.synchronize()
-    spent: dict[str, list[float]] = {}
-    for event in found.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            spent.setdefault(event.name, []).append(event.device_time)
-    total = sum(map(sum, spent.values())) / steps
-    lines = [f"{total / 1e3:.2f} ms in {sum(map(len, spent.values())) // steps} kernels a step"]
-    for name, times in sorted(spent.items(), key=lambda item: -sum(item[1]))[:45]:
-        lines.append(
-            f"{sum(times) / steps / 1e3:7.2f} ms {len(times) / steps:6.1f} x {median(times):8.1f} us  {name[:110]}"
-        )
-    return "\n".join(lines)
+class Case(NamedTuple):
+    sequences: int
+    length: int
+    checkpointed: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.sequences} x {self.length}, checkpointing {'on' if self.checkpointed else 'off'}"
+
+
+CASES = Case(8, 2048, False), Case(1, 16384, False), Case(8, 2048, True), Case(1, 131072, True)
+
+
+def measured(network: MiniMax, repeats: int) -> Iterator[tuple[Case, Measured]]:
+    layers = zip(network.model.layers, network.config.layer_types, strict=True)
+    watch = Stopwatch([layer.self_attn for layer, kind in layers if kind == SOFTMAX])
+    for case in CASES:
+        sequences, length, network.checkpoint_activations = case
+        step = our_step(network, sequences, length)
+        yield case, timed(step, sequences * length, repeats if length < 1 << 17 else 2, watch)
+        _collect()
+
+
+def peer(config: ModelConfig, repeats: int) -> Measured:
+    """transformers' network on the first case."""
+    sequences, length, _ = CASES[0]
+    with DEVICE:
+        made = generation.peer(config, DEVICE)
+    found = timed(peer_step(made, sequences, length), sequences * length, repeats)
+    del made
+    _collect()
+    return found
+
+
+def rows(repeats: int = 5) -> Iterator[Row]:
+    """For the one table of `tests.benchmarks.kernels`. The floor: FLOPs at the rate of a dense product."""
+    config, rate = generation.shape("small"), product_rate()
+    theirs = peer(config, repeats)
+    for case, found in measured(generation.network(config, DEVICE), repeats):
+        name = f"learner forward + backward, 951M, {case.name}"
+        first = case == CASES[0]
+        cells = beside(1e3 * found.seconds, "transformers", 1e3 * theirs.seconds) if first else [_ms(found), "", ""]
+        flops = (3 + case.checkpointed) * found.tokens * flops_per_token(config, case.length // 2)
+        yield [name, *cells, f"{flops / rate / found.seconds:.0%} of {1e3 * flops / rate:.1f} ms"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,37 +149,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("no GPU here: nothing measured")
         return
     config = generation.shape("small")
-    theirs = None
-    if not options.no_peer:
-        with DEVICE:
-            peer = generation.peer(config, DEVICE)
-        theirs = timed(peer_step(peer, 8, 2048), 8 * 2048, options.repeats)
-        del peer
-        _collect()
-    network = generation.network(config, DEVICE)
-    layers = zip(network.model.layers, config.layer_types, strict=True)
-    watch = Stopwatch([layer.self_attn for layer, kind in layers if kind == SOFTMAX])
+    theirs = None if options.no_peer else peer(config, options.repeats)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, forward + backward, 951M\n")
-    print("| rows | checkpointing | tok/s | ms | softmax layers | us a token outside them | GiB |\n|" + "---|" * 7)
+    show(["rows", "ms", "tok/s", "of the first", "softmax layers", "us a token outside them", "GiB"])
+    show(["---"] * 7)
     if theirs:
-        _show("transformers, 8 x 2048", "off", theirs)
-    for sequences, length, kept in ((8, 2048, False), (1, 16384, False), (8, 2048, True), (1, 131072, True)):
-        network.checkpoint_activations = kept
-        step = our_step(network, sequences, length)
-        found = timed(step, sequences * length, options.repeats if length < 1 << 17 else 2, watch)
-        _show(f"{sequences} x {length}", "on" if kept else "off", found)
-        if theirs and (length, kept) == (2048, False):
-            print(f"| ratio | | {found.rate / theirs.rate:.2f}x | | | | |", flush=True)
-        _collect()
+        show(["transformers, 8 x 2048", _ms(theirs), f"{theirs.rate:,.0f}", "", "", "", _gib(theirs)])
+    network, first = generation.network(config, DEVICE), None
+    for case, found in measured(network, options.repeats):
+        first = first or found
+        cells = [case.name, _ms(found), f"{found.rate:,.0f}", f"{found.rate / first.rate:.0%}"]
+        show([*cells, f"{found.softmax_s / found.seconds:.1%}", f"{found.outside_us:.3f}", _gib(found)])
+    if theirs and first:
+        print(f"\n{first.rate / theirs.rate:.2f} times transformers' rate")
     if options.profile:  # at the end, because it slows down every launch after it
         network.checkpoint_activations = False
         print(profile(our_step(network, 8, 2048)), flush=True)
 
 
-def _show(rows: str, kept: str, found: Measured) -> None:
-    cells = [rows, kept, f"{found.rate:,.0f}", f"{1e3 * found.seconds:.1f}"]
-    cells += [f"{found.softmax_s / found.seconds:.1%}", f"{found.outside_us:.3f}"] if found.softmax_s else ["", ""]
-    print(f"| {' | '.join([*cells, f'{found.bytes / 2**30:.1f}'])} |", flush=True)
+def _ms(found: Measured) -> str:
+    return f"{1e3 * found.seconds:.1f} ms"
+
+
+def _gib(found: Measured) -> str:
+    return f"{found.bytes / 2**30:.1f}"
 
 
 def _collect() -> None:

@@ -6,13 +6,13 @@ bf16, fresh random inputs, medians; the floor is the device's measured copy rate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from kernels.lightning import lightning_attention, lightning_decode
-from tests.benchmarks.device import copy_rate, milliseconds, show
+from tests.benchmarks.device import Row, beside, copy_rate, milliseconds, table
 
 SHAPES = [  # lengths of the packed rows, heads, dims
     ([1024] * 32, 64, 128),
@@ -39,7 +39,7 @@ def peer() -> Callable[..., Tensor] | None:
     return run
 
 
-def attention_rows(lengths: list[int], heads: int, dim: int, rate: float) -> list[list[str]]:
+def attention_rows(lengths: list[int], heads: int, dim: int, rate: float) -> Iterator[Row]:
     tokens, theirs = sum(lengths), peer()
     q, k, v, do = (torch.randn(tokens, heads, dim, device="cuda", dtype=torch.bfloat16) for _ in range(4))
     slopes = torch.linspace(0.9, 1e-3, heads, device="cuda")
@@ -55,15 +55,14 @@ def attention_rows(lengths: list[int], heads: int, dim: int, rate: float) -> lis
     other = measured(theirs) if theirs else None
     floor = 4 * q.nbytes / rate * 1e3
     name = f"{len(lengths)} x {lengths[0]}" if len(set(lengths)) == 1 else "mixed, 1 to 16384"
-    rows = []
     for index, (what, share) in enumerate((("forward", 1.0), ("forward + backward", 2.75))):
-        cells = [f"lightning {what}, {name}, H {heads}, D {dim}", f"{ours[index]:.2f} ms"]
-        cells += [f"{other[index]:.2f} ms", f"{other[index] / ours[index]:.2f}x"] if other else ["", ""]
-        rows.append([*cells, f"{floor * share / ours[index]:.0%} of {floor * share:.2f} ms"])
-    return rows
+        spent = ours[index]
+        cells = beside(spent, "flash-linear-attention", other[index]) if other else [f"{spent:.2f} ms", "", ""]
+        least = floor * share
+        yield [f"lightning {what}, {name}, H {heads}, D {dim}", *cells, f"{least / spent:.0%} of {least:.2f} ms"]
 
 
-def decode_row(batch: int, rate: float) -> list[str]:
+def decode_row(batch: int, rate: float) -> Row:
     q, k, v = torch.randn(batch, 64, 3 * 128, device="cuda", dtype=torch.bfloat16).split(128, -1)
     state = torch.randn(batch, 64, 128, 128, device="cuda")
     slopes = torch.linspace(0.9, 1e-3, 64, device="cuda")
@@ -72,20 +71,13 @@ def decode_row(batch: int, rate: float) -> list[str]:
     return [f"lightning decode, batch {batch}, H 64, D 128", f"{spent:.3f} ms", "", "", f"{floor / spent:.0%}"]
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        print("no GPU here: nothing measured")
-        return
+def rows() -> Iterator[Row]:
     rate = copy_rate()
-    print(f"\nLightning attention, copy {rate / 1e12:.2f} TB/s\n")
-    show(["what", "ours", "flash-linear-attention", "ratio", "of the floor"])
-    show(["---"] * 5)
     for shape in SHAPES:
-        for row in attention_rows(*shape, rate):
-            show(row)
+        yield from attention_rows(*shape, rate)
     for batch in (64, 256, 1024):
-        show(decode_row(batch, rate))
+        yield decode_row(batch, rate)
 
 
 if __name__ == "__main__":
-    main()
+    table(rows)

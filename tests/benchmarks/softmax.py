@@ -7,17 +7,19 @@ gets a batch of rows of one length, and runs in cuDNN where that is its choice.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 
 from kernels.attention import varlen_attention
-from tests.benchmarks.device import milliseconds, show
+from tests.benchmarks.device import Row, beside, milliseconds, product_rate, table
 
 ANCHOR, WIDE = (16, 4, 64), (64, 8, 128)  # heads, key heads, dims
 SHAPES = [(8, 2048, *ANCHOR), (1, 16384, *ANCHOR), (1, 131072, *ANCHOR), (4, 8192, *WIDE), (1, 32768, *WIDE)]
 
 
-def row(rows: int, length: int, heads: int, kv_heads: int, dim: int, rate: float) -> list[str]:
+def row(rows: int, length: int, heads: int, kv_heads: int, dim: int, rate: float) -> Row:
     q = torch.randn(rows * length, heads, dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     k, v = (torch.randn(rows * length, kv_heads, dim, device="cuda", dtype=q.dtype, requires_grad=True) for _ in "kv")
     grad = torch.randn_like(q)
@@ -33,28 +35,15 @@ def row(rows: int, length: int, heads: int, kv_heads: int, dim: int, rate: float
 
     ours, theirs = milliseconds(packed), milliseconds(unpacked)
     floor = 7 * rows * heads * length**2 * dim / rate * 1e3
-    name = f"{rows} x {length}, H {heads}, Kv {kv_heads}, D {dim}"
-    return [
-        name,
-        f"{ours:.2f} ms",
-        f"{theirs:.2f} ms",
-        f"{theirs / ours:.2f}x",
-        f"{floor / ours:.0%} of {floor:.2f} ms",
-    ]
+    name = f"softmax attention forward + backward, {rows} x {length}, H {heads}, Kv {kv_heads}, D {dim}"
+    return [name, *beside(ours, "torch, unpacked", theirs), f"{floor / ours:.0%} of {floor:.2f} ms"]
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        print("no GPU here: nothing measured")
-        return
-    a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16)
-    rate = 2 * 8192**3 / milliseconds(lambda: torch.mm(a, b)) * 1e3
-    print(f"\nSoftmax attention, forward + backward, dense product {rate / 1e12:.0f} TFLOP/s\n")
-    show(["what", "ours, packed", "torch, unpacked", "ratio", "of the floor"])
-    show(["---"] * 5)
+def rows() -> Iterator[Row]:
+    rate = product_rate()
     for shape in SHAPES:
-        show(row(*shape, rate))
+        yield row(*shape, rate)
 
 
 if __name__ == "__main__":
-    main()
+    table(rows)

@@ -190,6 +190,25 @@ def test_responses_are_read_where_their_rows_have_moved(small, monkeypatch):
     equal(undisturbed, disturbed)
 
 
+@pytest.mark.parametrize("options", [{}, dict(top_p=0.9, top_k=50, min_tokens=190, stop_ids=(7, 8))])
+def test_a_step_waits_for_nothing_but_the_flags_of_the_one_before(small, options):
+    """Those come with an event, which is waited for when the next step is under way; a new page is not waited for."""
+    engine = engine_for(small, 16)
+    for i in range(16):
+        engine.submit(Request(i, np.arange(6, 70), [stream_key(i)], 200, **{"min_tokens": 190, **options}))
+    for _ in range(3):
+        engine.step()
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(70):
+            engine.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert engine.running == 16 and engine.stats.steps == 73
+    engine.clear()
+
+
 def test_prompts_in_other_passes(small):
     """cuBLAS rounds otherwise at other row counts: what is read of a prompt is alike, no more."""
     wanted = mixed(min_tokens=90)

@@ -66,6 +66,20 @@ def check(
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
+def check_kept_segments(device: str) -> None:
+    """They are found once for the same borders, and anew when those were written to."""
+    from kernels.lightning.segments import cut_into_segments
+
+    borders = torch.tensor([0, 700, 1000], device=device)
+    found = cut_into_segments(borders, 1000, 512)
+    assert cut_into_segments(borders, 1000, 512) is found and cut_into_segments(borders.clone(), 1000, 512) is not found
+    borders[1] = 300
+    assert cut_into_segments(borders, 1000, 512).start_G.tolist()[:3] == [0, 0, 512]
+    with torch.inference_mode():
+        inside = torch.tensor([0, 700, 1000], device=device)
+        assert cut_into_segments(inside, 1000, 512).sequence_G.tolist()[:3] == [0, 0, 1]
+
+
 CASES = [
     ([100, 1, 0, 64, 130], 2, 16, True, None),
     ([100, 1, 0, 64, 130], 2, 16, True, 64),
@@ -79,6 +93,7 @@ CASES = [
 def test_in_the_interpreter():
     script = (
         "import torch; from tests.kernels.test_lightning_triton import *\n"
+        "check_kept_segments('cpu')\n"
         "for lengths, heads, dim, initial, segment in CASES:\n"
         "    for dtype in (torch.float32, torch.float16):\n"
         "        check('cpu', lengths, heads, dim, initial, dtype, segment)"
