@@ -84,10 +84,11 @@ class RolloutWorker:
         return os.getpid()
 
     def load_weights(self, version: int, *parts: dict[str, np.ndarray]) -> None:
-        """Between two steps of the engine, whatever is under way: responses go on with the new weights."""
+        """Between two steps of the engine, whatever is under way: responses go on with the new weights, from the states
+        of the old ones or, with `rollout.recompute`, from those that the new ones give their beginnings."""
         with self._turn, self._engine_free:
             named = ((name, torch.from_numpy(array)) for part in parts for name, array in part.items())
-            self.engine.load_weights(named, version)
+            self.engine.load_weights(named, version, self.config.rollout.recompute)
 
     def add(self, prompts: list[Prompt]) -> None:
         """Prompts for the `generate` that has said it has `Room`."""

@@ -19,6 +19,8 @@ class ServeConfig:
     max_length: int = 32768  # tokens of a prompt with its response
     kv_tokens: int = 0  # tokens of softmax keys and values kept; 0: what fits
     prefill_tokens: int = 2048  # prompt tokens read between two decoding steps
+    repetition_tokens: int = 3000  # a response ends after this many consecutive tokens ...
+    repetition_probability: float = 0.99  # ... each above this probability (M1)
     max_waiting: int = 1024  # requests that may be open at once; more are turned away
     max_body_mb: int = 16  # of one request
     precision: Precision = field(default=Precision.bfloat16)  # activations on a GPU; CPUs compute in float32

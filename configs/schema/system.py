@@ -36,6 +36,7 @@ class RolloutConfig:
     slots: int = 512  # sequences one worker decodes at once
     prefill_tokens: int = 16384  # prompt tokens read between two decoding steps; longer prompts are cut
     kv_tokens: int = 0  # tokens of softmax keys and values a worker keeps; 0: all slots at full length, or what fits
+    recompute: bool = False  # responses under way when weights arrive: states and keys anew from these, not as they are
     threads: int = 0  # CPU threads a worker; 0: the machine's cores / workers
     max_restarts: int = 3  # times a dead worker is replaced before the run gives up
 

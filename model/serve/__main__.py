@@ -73,12 +73,14 @@ def settings(arguments: list[str]) -> ServeConfig:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     if config.checkpoint is None:
         raise ConfigError("checkpoint=null: name a folder in Hugging Face's format, or a run's")
-    for key in ("slots", "max_length", "prefill_tokens", "max_waiting", "max_body_mb"):
+    for key in ("slots", "max_length", "prefill_tokens", "repetition_tokens", "max_waiting", "max_body_mb"):
         if getattr(config, key) < 1:
             raise ConfigError(f"{key}={getattr(config, key)}: must be at least 1")
     for key in ("kv_tokens", "threads", "port"):
         if getattr(config, key) < 0:
             raise ConfigError(f"{key}={getattr(config, key)}: must be at least 0")
+    if not 0 < config.repetition_probability <= 1:
+        raise ConfigError(f"repetition_probability={config.repetition_probability}: must be above 0 and at most 1")
     if config.port > 65535:
         raise ConfigError(f"port={config.port}: must be at most 65535")
     return config
@@ -107,6 +109,8 @@ def build(config: ServeConfig) -> Server:
         config.slots,
         tokenizer.eos_token_id,
         config.prefill_tokens,
+        config.repetition_tokens,
+        config.repetition_probability,
         max_length=config.max_length,
         kv_tokens=config.kv_tokens or None,
         admit_slots=1,

@@ -48,6 +48,16 @@ def answered(worker, prompts, draw=DRAW, before=lambda: None):
             worker.add(more) if more else worker.no_more()
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_weights_in_flight_recompute_states_where_the_configuration_says_so(worker, config, monkeypatch, recompute):
+    seen = []
+    monkeypatch.setattr(worker.engine, "load_weights", lambda named, *how: seen.append((dict(named), *how)))
+    config.rollout.recompute = recompute
+    worker.load_weights(7, {"a": np.zeros(2, np.float32)}, {"b": np.ones(1, np.float32)})
+    [(named, *how)] = seen
+    assert how == [7, recompute] and named.keys() == {"a", "b"}
+
+
 @pytest.mark.parametrize("max_tokens", [1, 24])
 def test_prompts_are_taken_while_every_verdict_is_still_to_come(worker, prompts, max_tokens):
     """The first verdict comes after the last response."""

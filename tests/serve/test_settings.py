@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -20,6 +21,8 @@ from model.serve.__main__ import build, settings
         (["checkpoint=x", "slots=many"], "slots: "),
         (["checkpoint=x", "slots=0"], "slots=0: must be at least 1"),
         (["checkpoint=x", "kv_tokens=-1"], "kv_tokens=-1: must be at least 0"),
+        (["checkpoint=x", "repetition_tokens=0"], "repetition_tokens=0: must be at least 1"),
+        (["checkpoint=x", "repetition_probability=0"], "repetition_probability=0.0: must be above 0 and at most 1"),
         (["checkpoint=x", "port=70000"], "port=70000: must be at most 65535"),
         (["checkpoint=x", "precision=int3"], "precision: "),
     ],
@@ -53,6 +56,12 @@ def test_a_tokenizer_larger_than_the_vocabulary(tmp_path, checkpoint_folder):
     with pytest.raises(ConfigError) as refused:
         build(ServeConfig(checkpoint=str(tmp_path), tokenizer="bytes"))
     assert str(refused.value) == "tokenizer=bytes: has 264 tokens, the checkpoint's vocabulary 200"
+
+
+def test_the_repetition_rule_reaches_the_engine(checkpoint_folder):
+    config = ServeConfig(str(checkpoint_folder), "bytes", repetition_tokens=7, repetition_probability=0.5)
+    sampler = build(config).runner.engine.sampler
+    assert sampler.repetition_tokens == 7 and sampler.repetition_logprob == pytest.approx(math.log(0.5))
 
 
 def test_a_runs_newest_checkpoint_is_found(tmp_path, checkpoint_folder):
