@@ -15,21 +15,20 @@ class Console:
     """Bars go to stderr and vanish when done; lines go to stdout and stay. Without a terminal there are no bars."""
 
     def __init__(self, progress: bool = True) -> None:
-        self._progress = progress
+        self._shown = progress and sys.stderr.isatty()
 
     def bar(self, total: int, label: str, unit: str = "it") -> tqdm[Any]:
         """A bar to be used in a `with`: `.update(n)` moves it, `.set_postfix(loss=1.2)` adds values.
 
         `label` is padded so that bars stand below one another.
         """
-        shown = self._progress and sys.stderr.isatty()
         return tqdm(
             total=total,
             desc=f"{label:<10}",
             unit=unit,
             leave=False,
             dynamic_ncols=True,
-            disable=not shown,
+            disable=not self._shown,
             smoothing=0.1,
         )
 
@@ -37,6 +36,11 @@ class Console:
         """A line of text that a bar on the screen does not run through."""
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+    def supervised(self, step: int, steps: int, loss: float) -> None:
+        """A tenth of the warm start at a time, where no bar shows it."""
+        if not self._shown and (step % -(-steps // 10) == 0 or step == steps):
+            self.line(f"warm start {step:>{len(str(steps))}}/{steps}  loss {loss:.3f}")
 
     def step(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         self.line(step_line(step, steps, metrics))

@@ -14,7 +14,7 @@ import ray
 import torch
 
 from configs.errors import ConfigError
-from configs.load import to_yaml
+from configs.load import load_yaml, to_yaml
 from configs.schema import OptimizerConfig, RunConfig
 from kernels.native.library import library
 from launch.ray_cluster import ray_session
@@ -32,6 +32,7 @@ from train.interrupt import StopRequest
 from train.learner_group import LearnerGroup
 from train.lock import sole_user
 from train.memory import total_megabytes
+from train.schedule import stretched
 from train.state import RunState, load_state, save_state
 from train.tracking import Tracker
 from train.weights import in_parts, network_config, tokenizer_name, weights_folder
@@ -69,9 +70,13 @@ class Run:
         self.stop = self._stack.enter_context(StopRequest(patient=learner))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stack.enter_context(sole_user(self.folder))
-        (self.folder / "config.yaml").write_text(to_yaml(config))
         self.console = Console(config.tracking.progress)
         self.console.line(f"run folder {self.folder}")
+        if config.resume:
+            planned = load_yaml(self.folder / "config.yaml").steps
+            if said := stretched(config.optimizer, planned, config.steps):
+                self.console.line(said)
+        (self.folder / "config.yaml").write_text(to_yaml(config))
         done = (state.step, state.warm_start_step) if config.resume else (None, None)
         self.tracker = self._stack.enter_context(Tracker(self.folder, config, *done))
         self.tokenizer = load_tokenizer(tokenizer_name(config))

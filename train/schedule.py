@@ -15,3 +15,10 @@ def learning_rate(config: OptimizerConfig, update: int, updates: int) -> float:
         return config.lr
     progress = (update - config.warmup_updates) / max(1, updates - config.warmup_updates)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def stretched(config: OptimizerConfig, before: int, now: int) -> str | None:
+    """What to say of a run that goes on with another number of steps than it was planned with; None of the same."""
+    if before == now or config.schedule is Schedule.constant:
+        return None
+    return f"steps={now}: the learning rate goes on along the cosine of {now} steps, which was one of {before}"

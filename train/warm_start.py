@@ -30,5 +30,6 @@ def warm_start(run: Run) -> bool:
             run.tracker.log(0, {f"warm_start/{name}": value for name, value in metrics.items()})
             bar.set_postfix(loss=f"{report.sums.loss:.3f}")
             bar.update(1)
+            run.console.supervised(done + 1, options.steps, report.sums.loss)
     run.save()
     return run.stop.signal is None

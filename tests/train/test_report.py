@@ -290,6 +290,11 @@ def test_an_unfinished_run_shows_what_it_has(chromium: Browser, tmp_path: Path) 
     assert chromium("charts.find((chart) => chart.spec.title === 'Gradient norm').spec.xs.length") == 7
 
 
+def test_a_warm_start_alone_is_called_that(chromium: Browser, tmp_path: Path) -> None:
+    chromium.open(write_report(make_run(tmp_path / "sft", steps=60, done=0)))
+    assert texts(chromium, ".badge") == ["warm start"] and "0 of 60 steps" in texts(chromium, "#facts")[0]
+
+
 def test_an_evaluation_shows_all_its_accuracies(chromium: Browser, tmp_path: Path) -> None:
     found = evaluation(0.25, problems=40) | {"eval/pass@8": 0.75}
     (tmp_path / "config.yaml").write_text("name: evaluate-mine-2\nsteps: 100\n")

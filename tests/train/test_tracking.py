@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import RunConfig, TrackingMode
+from configs.schema import OptimizerConfig, RunConfig, Schedule, TrackingMode
 from rewards.verdict import Problem, Status
 from rl.types import Group, Prompt
 from tests.train.fake_run import HOSTILE, evaluation, fake_config, step_metrics, trajectory
 from train.console import Console, step_line, summary_line
 from train.folder import free_name
 from train.metrics import METRICS, UnknownMetric, describe, markdown
+from train.schedule import stretched
 from train.tracking import Tracker, read_lines, read_metrics
 from train.wandb_run import _mode
 
@@ -346,6 +347,23 @@ def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "generate" in shown(Terminal(), True) and "4/10" in shown(Terminal(), True)
     assert shown(Terminal(), False) == "" and shown(io.StringIO(), True) == ""
+
+
+def test_a_warm_start_without_bars_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(progress=False)
+    for step in range(1, 26):
+        console.supervised(step, 25, 1 / step)
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[0] == "warm start  3/25  loss 0.333" and lines[-1] == "warm start 25/25  loss 0.040" and len(lines) == 9
+    )
+
+
+def test_a_cosine_of_another_length_is_spoken_of() -> None:
+    cosine = OptimizerConfig(schedule=Schedule.cosine)
+    assert stretched(cosine, 80, 80) is None and stretched(OptimizerConfig(), 80, 120) is None
+    said = stretched(cosine, 80, 120)
+    assert said == "steps=120: the learning rate goes on along the cosine of 120 steps, which was one of 80"
 
 
 def test_lines_of_steps_stand_below_one_another(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,8 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         "name": name,
         # As train.evaluate names its runs.
         "evaluation_only": name.startswith("evaluate-") and bool(evaluations) and not steps_done,
+        # As train.sft leaves a run, and as one is before its first step.
+        "warm_start_only": not steps_done and bool(evaluations) and len(warm_start) > 0,
         "steps_planned": config.get("steps"),
         "steps_done": steps_done,
         "wall_s": max((line.get("time/wall_s") or 0.0 for line in lines), default=0.0),

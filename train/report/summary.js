@@ -17,7 +17,8 @@ function showTraining(run) {
   const after = run.evaluations.filter((line) => line.step > 0).pop();
   const finished = run.steps_planned !== null && run.steps_done >= run.steps_planned;
   const steps = missing(run.steps_planned) ? plural(run.steps_done, 'step') : `${run.steps_done.toLocaleString('en-US')} of ${plural(run.steps_planned, 'step')}`;
-  showHead(run, finished ? 'finished' : 'unfinished', finished ? 'done' : 'open', [steps]);
+  const badge = finished ? 'finished' : run.warm_start_only ? 'warm start' : 'unfinished';
+  showHead(run, badge, badge === 'unfinished' ? 'open' : 'done', [steps]);
   document.getElementById('summary').append(
     passTile(before, after),
     changeTile('Held-out responses thinking', before, after, 'eval/thinking', (v) => percent(v), (v) => `${signed(100 * v)} points`),
