@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.launch.cluster import two_nodes
@@ -13,6 +14,9 @@ from tests.launch.cluster import two_nodes
 __all__ = ["ROOT", "shared", "two_nodes"]
 
 ROOT = Path(__file__).parents[1]
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read as kernels are defined, so before any is imported
 
 os.environ.update(
     HF_HUB_OFFLINE="1",

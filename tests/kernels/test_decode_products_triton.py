@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
-import pytest
 import torch
+
+from tests.kernels.interpreted import interpreted
 
 
 def close(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
@@ -84,10 +80,8 @@ def check_head(device: str, dtype: torch.dtype) -> None:
     close(out, x.double().cpu() @ weight.double().cpu().T, 1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@interpreted
 def test_in_the_interpreter():
-    checks = "check_linear('cpu', torch.float16, 1e-3); check_experts('cpu', torch.float32, 1e-6)"
-    script = f"from tests.kernels.test_decode_products_triton import *; {checks}; check_head('cpu', torch.float16)"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    check_linear("cpu", torch.float16, 1e-3)
+    check_experts("cpu", torch.float32, 1e-6)
+    check_head("cpu", torch.float16)

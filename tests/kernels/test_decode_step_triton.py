@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -15,6 +10,7 @@ from model.generation.cache import DecodeCache
 from model.generation.decode import Decoder
 from model.generation.rows import Rows
 from model.network import MiniMax
+from tests.kernels.interpreted import interpreted
 
 SHAPES = {
     "the plain one": {},
@@ -31,7 +27,7 @@ SHAPES = {
 
 
 def check_step(name: str, exact: bool) -> None:
-    """Three steps of rows at several positions, one of them idle, from a cache that holds random numbers.
+    """Two steps of rows at several positions, one of them idle, from a cache that holds random numbers.
 
     The exact step's states are those before a tile of 64 tokens: at the positions that it begins with, the others' too.
     """
@@ -61,7 +57,7 @@ def check_step(name: str, exact: bool) -> None:
     fewer = (ExactStep if exact else FusedStep)(network, cache, rows)
     plain = Decoder(network, plain_cache, plain_rows)
     with torch.inference_mode():
-        for _ in range(3):
+        for _ in range(2):
             wanted, found = plain._decode(slots, 6), fewer(slots)
             torch.testing.assert_close(found[busy], wanted[busy], rtol=2e-4, atol=2e-5)
             for table in (rows, plain_rows):
@@ -74,11 +70,8 @@ def check_step(name: str, exact: bool) -> None:
     assert (fewer.choices_LBK[:, busy] >= 0).all() and (fewer.choices_LBK[:, ~busy] == -1).all()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@interpreted
 @pytest.mark.parametrize("exact", [False, True], ids=["fused", "exact"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_in_the_interpreter(name, exact):
-    script = f"from tests.kernels.test_decode_step_triton import *; check_step({name!r}, {exact})"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    check_step(name, exact)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ import torch
 from kernels.experts.moe import moe_experts
 from kernels.lightning import lightning_decode, lightning_decode_reference
 from model.layers import RMSNorm
+from tests.kernels.interpreted import interpreted
 
 
 def routed(tokens: int, experts: int, top_k: int, device: str, dtype: torch.dtype, seed: int) -> tuple[float, float]:
@@ -99,18 +97,15 @@ def check_rms_norm(device: str) -> None:
         torch.testing.assert_close(found, norm(x).detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@interpreted
 @pytest.mark.parametrize(
     "check",
     [
-        "check_routed('cpu', torch.float32)",
-        "check_lightning_decode('cpu')",
-        "check_slots('cpu')",
-        "check_rms_norm('cpu')",
+        partial(check_routed, dtype=torch.float32),
+        check_lightning_decode,
+        check_slots,
+        check_rms_norm,
     ],
 )
 def test_in_the_interpreter(check):
-    script = f"import torch; from tests.kernels.test_decode_triton import *; {check}"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    check("cpu")

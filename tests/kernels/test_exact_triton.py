@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +10,7 @@ from torch import Tensor
 from kernels.attention import varlen_attention
 from kernels.lightning.qkv import silu_lightning
 from model.layers import rotate
+from tests.kernels.interpreted import interpreted
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
@@ -223,12 +219,8 @@ def check_score(device: str, dtype: torch.dtype) -> None:
 CHECKS = [check_linear, check_lightning, check_attention, check_rotation, check_rows, check_norms, check_score]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_kernels_in_the_interpreter(check, dtype):
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("triton is not installed")
-    code = f"import torch, tests.kernels.test_exact_triton as t; t.{check}('cpu', torch.{dtype})"
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    check("cpu", dtype)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
 
 from kernels.experts.moe import moe_experts
+from tests.kernels.interpreted import interpreted
 
 
 def inputs(tokens: int, experts: int, top_k: int, width: int, inner: int, device: str) -> list[Tensor]:
@@ -86,28 +82,26 @@ def check_numbering(device: str, shapes: list[tuple[int, int, int]]) -> None:
         assert torch.equal(wanted[rows.place_TK.cpu().long()], torch.arange(expert.numel()).view_as(expert))
 
 
-def small_tiles() -> None:
+@pytest.fixture
+def small_tiles(monkeypatch):
     """So that few rows are several tiles; the interpreter takes a second for each thousand programs."""
-    import kernels.experts.rows_triton as rows
-    import kernels.experts.train_triton as train
+    from kernels.experts import rows_triton, train_triton
 
-    rows.BLOCK_ROWS = train.BLOCK_ROWS = 16
-    train._COLUMNS, train._BK, train._PROGRAMS = 32, 16, 3
+    monkeypatch.setattr(rows_triton, "BLOCK_ROWS", 16)
+    for name, size in {"BLOCK_ROWS": 16, "_COLUMNS": 32, "_BK": 16, "_PROGRAMS": 3}.items():
+        monkeypatch.setattr(train_triton, name, size)
 
 
 CASES = [(50, 5, 2, 40, 24), (1, 3, 1, 8, 8), (33, 4, 3, 32, 16)]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize(
-    "check",
-    [
-        "small_tiles(); [check('cpu', dtype, case) for case in CASES for dtype in (torch.float32, torch.float16)]",
-        "check_numbering('cpu', [(1, 1, 1), (700, 32, 3), (600, 5, 2)])",
-    ],
-)
-def test_in_the_interpreter(check):
-    script = f"import torch; from tests.kernels.test_experts_triton import *; {check}"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("case", CASES)
+def test_in_the_interpreter(small_tiles, case, dtype):
+    check("cpu", dtype, case)
+
+
+@interpreted
+def test_numbering_in_the_interpreter():
+    check_numbering("cpu", [(1, 1, 1), (700, 32, 3), (600, 5, 2)])

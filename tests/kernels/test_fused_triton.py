@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +13,7 @@ from torch import Tensor
 from kernels.experts.moe import top_experts
 from kernels.norm.rms_norm import rms_norm_reference
 from model.layers import rotate_reference
+from tests.kernels.interpreted import interpreted
 
 Op = Callable[..., tuple[Tensor, ...]]
 
@@ -172,23 +169,22 @@ def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
         assert torch.equal(chosen.cpu(), top_experts(logits.cpu().double(), top_k)[1])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@interpreted
 @pytest.mark.parametrize(
-    "check",
+    ("check", "sizes"),
     [
-        "check_norms('cpu', dtype, [(1, 24), (37, 256)])",
-        "check_streams('cpu', dtype, [(1, 24), (37, 256)])",
-        "check_silu('cpu', dtype, [(1, 1, 16), (65, 3, 24)])",
-        "check_router('cpu', dtype, [(1, 24, 5), (70, 130, 16)])",
-        "check_rotation('cpu', dtype, [(1, 1, 16, 4), (33, 3, 24, 12)])",
-        "check_choice('cpu', [(1, 1, 1), (70, 5, 3), (200, 32, 2)])",
+        (check_norms, [(1, 24), (13, 256)]),
+        (check_streams, [(1, 24), (13, 256)]),
+        (check_silu, [(1, 1, 16), (65, 3, 24)]),
+        (check_router, [(1, 24, 5), (70, 130, 16)]),
+        (check_rotation, [(1, 1, 16, 4), (33, 3, 24, 12)]),
     ],
 )
-def test_in_the_interpreter(check):
-    script = (
-        "import torch; from tests.kernels.test_fused_triton import *\n"
-        f"for dtype in (torch.float32, torch.float16): {check}"
-    )
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_in_the_interpreter(check, sizes, dtype):
+    check("cpu", dtype, sizes)
+
+
+@interpreted
+def test_choice_in_the_interpreter():
+    check_choice("cpu", [(1, 1, 1), (70, 5, 3), (200, 32, 2)])

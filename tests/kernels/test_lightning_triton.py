@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
 
 from kernels.lightning import lightning_attention, lightning_reference
+from tests.kernels.interpreted import interpreted
 
 
 def inputs(
@@ -89,18 +85,20 @@ CASES = [
 ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_in_the_interpreter():
-    script = (
-        "import torch; from tests.kernels.test_lightning_triton import *\n"
-        "check_kept_segments('cpu')\n"
-        "for lengths, heads, dim, initial, segment in CASES:\n"
-        "    for dtype in (torch.float32, torch.float16):\n"
-        "        check('cpu', lengths, heads, dim, initial, dtype, segment)"
-    )
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("case", CASES)
+def test_in_the_interpreter(case, dtype, monkeypatch):
+    from kernels.lightning import launch
+
+    monkeypatch.setattr(launch, "segment_length", None)  # put back after `check` has set it
+    *shape, segment = case
+    check("cpu", *shape, dtype, segment)
+
+
+@interpreted
+def test_segments_in_the_interpreter():
+    check_kept_segments("cpu")
 
 
 @pytest.mark.parametrize(

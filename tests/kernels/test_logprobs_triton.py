@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.head.logprobs import _HeadLogprobs, head_logprobs
+from tests.kernels.interpreted import interpreted
 
 Sides = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 NAMES = ("logprobs", "entropy", "gradient of hidden", "gradient of weight")
@@ -94,24 +91,23 @@ CASES = [
 ]
 
 
-def run_in_the_interpreter() -> None:
-    import kernels.head.launch as side
+@interpreted
+@pytest.mark.parametrize("case", CASES)
+def test_in_the_interpreter(case, monkeypatch):
+    from kernels.head import launch
 
     empty = torch.empty
-    torch.empty = lambda *size, **options: empty(*size, **options).fill_(float("nan"))  # type: ignore[assignment]
-    side._LOGITS_AT_ONCE = 1  # chunks of one tile
-    for case in CASES:
-        check("cpu", *case)
-    logprobs, _ = side.head_logprobs_triton(torch.ones(2, 8).half(), torch.ones(5, 8).half(), torch.tensor([5, 4]), 1.0)
-    assert logprobs.isnan().tolist() == [True, False]  # no such target
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan")))
+    monkeypatch.setattr(launch, "_LOGITS_AT_ONCE", 1)  # chunks of one tile
+    check("cpu", *case)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_in_the_interpreter():
-    script = "from tests.kernels.test_logprobs_triton import run_in_the_interpreter as run; run()"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@interpreted
+def test_a_target_outside_the_vocabulary_gives_nan():
+    from kernels.head.launch import head_logprobs_triton
+
+    logprobs, _ = head_logprobs_triton(torch.ones(2, 8).half(), torch.ones(5, 8).half(), torch.tensor([5, 4]), 1.0)
+    assert logprobs.isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

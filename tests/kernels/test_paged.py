@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from kernels.paged import paged_attention, paged_attention_reference
+from tests.kernels.interpreted import interpreted
 
 
 def case(dtype=torch.float64, heads=4, kv_heads=2, dim=8, page=16, device="cpu"):
@@ -64,9 +60,9 @@ def check_triton(device: str) -> None:
         raise AssertionError("pages of 24 tokens were taken")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_triton_in_its_interpreter():
-    script = "from tests.kernels.test_paged import check_triton; check_triton('cpu')"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@interpreted
+def test_triton_in_its_interpreter(monkeypatch):
+    from kernels.decoding import attention_triton
+
+    monkeypatch.setattr(attention_triton, "_SPLIT_TOKENS", None)  # put back after `check_triton` has set it
+    check_triton("cpu")

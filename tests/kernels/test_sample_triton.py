@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +15,7 @@ from model.generation.requests import Request
 from model.generation.rows import Rows
 from model.generation.sampler import RECORDED, Sampler
 from model.generation.sampling import ban, sample
+from tests.kernels.interpreted import interpreted
 
 
 def check_draws(device: str) -> None:
@@ -101,10 +98,7 @@ def torch_step(rows: Rows, logits: torch.Tensor) -> torch.Tensor:
     return sampler._ended(slots, token)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("check", ["check_draws", "check_records"])
+@interpreted
+@pytest.mark.parametrize("check", [check_draws, check_records])
 def test_in_the_interpreter(check):
-    script = f"from tests.kernels.test_sample_triton import *; {check}('cpu')"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    check("cpu")

@@ -97,7 +97,7 @@ def test_on_a_running_cluster_of_two_nodes(two_nodes, tmp_path):
 
 @pytest.mark.parametrize("how", ["SIGTERM to the driver", "Ctrl-C to all"])
 def test_stop_and_go(tmp_path, how):
-    """Stopped anywhere and resumed, the run is the one that was never stopped."""
+    """Stopped anywhere and resumed, the run is the one that was never stopped; what Ctrl-C leaves, SIGTERM does too."""
     common = (*TINY, f"runs_dir={tmp_path}", "tracking.mode=disabled", "evaluation.problems=4")
     program = Program("train", *common, "name=stopped", "steps=100000")
     program.wait_for(" 2/100000")
@@ -110,13 +110,19 @@ def test_stop_and_go(tmp_path, how):
     assert program.leftovers() == []
     assert f"resume={tmp_path / 'stopped'}" in out
     done = max(line["step"] for line in metrics(tmp_path / "stopped"))
-    run("train", f"resume={tmp_path / 'stopped'}", f"steps={done + 2}")
+    assert [path.name for path in (tmp_path / "stopped/checkpoints").glob("step-*")] == [f"step-{done:06}"]
+    if how.startswith("SIGTERM"):
+        assert_goes_on_as_if_never_stopped(tmp_path, common, done)
+
+
+def assert_goes_on_as_if_never_stopped(runs, common: tuple[str, ...], done: int) -> None:
+    run("train", f"resume={runs / 'stopped'}", f"steps={done + 2}")
     run("train", *common, "name=straight", f"steps={done + 2}")
-    resumed, straight = (steps_without_times(tmp_path / name, after=done) for name in ("stopped", "straight"))
+    resumed, straight = (steps_without_times(runs / name, after=done) for name in ("stopped", "straight"))
     assert len(resumed) == len(straight) == 3, "two steps and an evaluation"
     for ours, theirs in zip(resumed, straight, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
-    texts = [[t["response"] for t in traces(tmp_path / name) if t["step"] > done] for name in ("stopped", "straight")]
+    texts = [[t["response"] for t in traces(runs / name) if t["step"] > done] for name in ("stopped", "straight")]
     assert texts[0] == texts[1]
 
 

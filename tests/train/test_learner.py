@@ -11,6 +11,8 @@ from configs.schema import AlgorithmConfig, LearnerConfig, ModelConfig, Optimize
 from model.network import MiniMax
 from rl.objectives.cispo import cispo
 from tests.rl.builders import samples
+from train import learner_group
+from train.learner import Learner
 from train.learner_group import LearnerGroup
 
 MODEL = ModelConfig(
@@ -21,17 +23,25 @@ LENGTHS = [9, 30, 4, 17, 12, 25, 6]
 OPTIMIZER = OptimizerConfig(lr=0.1, eps=0.1, grad_clip=0.5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
+class Ranks(Learner):
+    """Of several groups one after another: a process that has imported torch and DeepSpeed is worth keeping."""
+
+    def become(self, config: RunConfig) -> None:
+        self.config = config
+
+
+@pytest.fixture(scope="module")
+def groups():
+    """Groups by their size, connected."""
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner_group, "Learner", Ranks)
+        yield {}
     ray.shutdown()
 
 
 @pytest.fixture
-def group(request):
-    made = []
-
+def group(groups):
     def make(
         world_size: int, zero_stage: int, micro_batch_tokens: int = 10_000, recompute=False, offload=False
     ) -> LearnerGroup:
@@ -43,15 +53,17 @@ def group(request):
             activation_checkpointing=recompute,
             threads=1,
         )
-        learners = LearnerGroup(RunConfig(learner=learner), MODEL, [{"num_cpus": 1}] * world_size)
-        made.append(learners)
-        learners.connect()
+        config = RunConfig(learner=learner)
+        if world_size not in groups:
+            groups[world_size] = LearnerGroup(config, MODEL, [{"num_cpus": 1}] * world_size)
+            groups[world_size].connect()
+        learners = groups[world_size]
+        learners.config = config
+        ray.get([rank.become.remote(config) for rank in learners.ranks])
         learners.start(None, OPTIMIZER)
         return learners
 
-    yield make
-    for learners in made:
-        learners.close()
+    return make
 
 
 def plain_step() -> tuple[dict[str, np.ndarray], float]:
