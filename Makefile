@@ -11,7 +11,7 @@ train: $(STAMP)
 	$(BIN)/python -m train experiment=quickstart $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -ra $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

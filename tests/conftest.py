@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,12 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     WANDB_SILENT="true",
 )
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # Threads that wait for one another at every small operation come to a standstill beside others' threads.
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
 
@@ -35,3 +42,24 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared is absent")
     return folder
+
+
+# Files whose tests start programs that start Ray: one after another, beside all others.
+_PROGRAMS = tuple(f"tests/{name}" for name in ("launch/", "train/test_end_to_end", "train/test_user_paths"))
+_PROGRAMS += "tests/train/test_learner", "tests/train/test_partitions"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those take longest: they come first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_PROGRAMS))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--numprocesses`: a file stays together, and so do all those that start programs."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "programs" if nodeid.startswith(_PROGRAMS) else nodeid.split("::")[0]
+
+    return ByFile(config, log)
