@@ -120,9 +120,8 @@ class Learner:
     ) -> UpdateReport:
         """One optimizer step over this rank's micro-batches.
 
-        algorithm: CISPO's numbers, or None for cross-entropy. load_E: choices per token of each expert in the
-        previous update,
-        for the balancing loss; tokens: packed tokens of the whole step, all ranks.
+        algorithm: CISPO's numbers, or None for cross-entropy. load_E: choices per token of each expert in the previous
+        update, for the balancing loss; tokens: packed tokens of the whole step, all ranks.
         """
         engine = self.engine
         engine.train()

@@ -27,6 +27,9 @@ class Segments(NamedTuple):
     first_S: Tensor  # int32 first segment of each sequence
 
 
+_last: tuple[Tensor, tuple[int, int, int], Segments] | None = None  # what was asked last, and the answer
+
+
 def segment_length(tokens: int, sequences: int, walkers: int) -> int | None:
     """Tokens of a segment, None for whole sequences; from shapes alone. `walkers`: programs of one sequence at most.
 
@@ -52,9 +55,6 @@ def cut_into_segments(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
     if _last is None or _last[0] is not cu_seqlens or _last[1] != asked:
         _last = cu_seqlens, asked, _cut(cu_seqlens, tokens, length)
     return _last[2]
-
-
-_last: tuple[Tensor, tuple[int, int, int], Segments] | None = None
 
 
 def _cut(cu_seqlens: Tensor, tokens: int, length: int) -> Segments:
