@@ -84,11 +84,13 @@ def update_sums(
     entropy_T: Tensor,
     advantages_T: Tensor,
     scales_T: Tensor,
-    more: dict[str, Tensor],
+    aux_loss: Tensor | None = None,
+    routing: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Sums over the tokens whose scale is not 0, and `more` of them by name: float64, in the order of UpdateSums.
+    """Sums over the tokens whose scale is not 0: float64, in the order of UpdateSums.
 
-    All other arguments [T]. The result stays where they are: nobody waits for it.
+    token to scales_T: [T]. aux_loss, and routing as `changed_choices` has it: scalars, 0 where absent. The result stays
+    where the arguments are: nobody waits for it.
     """
     counted_T = scales_T != 0
 
@@ -98,9 +100,12 @@ def update_sums(
     ratio, weight, log_r = of(token.ratio_T), of(token.weight_T), of(logprobs_T - sampler_T)
     p, q = of(logprobs_T.double().exp()), of(sampler_T.double().exp())
     mass = of(scales_T * token.weight_T * advantages_T)
+    zero = scales_T.new_zeros(())
+    choices, changed = routing or (zero, zero)
     found = {
         "tokens": counted_T.sum(),
         "loss": of(scales_T * token.loss_T).sum(),
+        "aux_loss": zero if aux_loss is None else aux_loss,
         "entropy": of(entropy_T).sum(),
         "clipped": of(token.clipped_T).sum(),
         "ratio": ratio.sum(),
@@ -114,8 +119,9 @@ def update_sums(
         "pq": (p * q).sum(),
         "positive_mass": mass.clamp(min=0).sum(),
         "negative_mass": -mass.clamp(max=0).sum(),
+        "routing_choices": choices,
+        "routing_changed": changed,
         "ratio_max": ratio.where(counted_T, float("-inf")).max(),
         "ratio_min": ratio.where(counted_T, float("inf")).min(),
-    } | more
-    zero = scales_T.new_zeros(())
-    return torch.stack([found.get(field.name, zero).double() for field in fields(UpdateSums)])
+    }
+    return torch.stack([found[field.name].double() for field in fields(UpdateSums)])

@@ -156,20 +156,20 @@ class Learner:
             token, sampler_T = supervised(logprobs_T), logprobs_T.detach()
         else:
             token = cispo(logprobs_T, anchor_T, sampler_T, advantages_T, algorithm)
-        loss, more = (token.loss_T * scales_T).sum(), {}
+        loss, aux_loss, changed = (token.loss_T * scales_T).sum(), None, None
         probs = torch.cat(router_logits).softmax(-1)
         expert_NK = probs.topk(self.model.num_experts_per_tok, -1).indices
         if routing_TLK is not None:
             kept_NK = routing_TLK.transpose(0, 1).flatten(0, 1)
-            more["routing_choices"], more["routing_changed"] = changed_choices(expert_NK, kept_NK)
+            changed = changed_choices(expert_NK, kept_NK)
             expert_NK = replayed(expert_NK, kept_NK)
         if load_E is not None and batch.samples and self.model.router_aux_loss_coef > 0:
             load = on_device(load_E, self.device, None).to(probs)
             share = len(router_logits) * tokens
-            aux = self.model.router_aux_loss_coef * len(load) * (load * probs.sum(0)).sum() / share
-            more["aux_loss"] = aux.detach()
-            loss = loss + aux
-        sums = update_sums(token, logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T, more)
+            aux_loss = self.model.router_aux_loss_coef * len(load) * (load * probs.sum(0)).sum() / share
+            loss = loss + aux_loss
+        columns = logprobs_T.detach(), sampler_T, entropy_T.detach(), advantages_T, scales_T
+        sums = update_sums(token, *columns, aux_loss, changed)
         chosen_N = expert_NK.flatten()  # not for `bincount`, which asks the device for the largest
         chosen_E = chosen_N.new_zeros(probs.shape[-1]).scatter_add_(0, chosen_N, torch.ones_like(chosen_N))
         return loss, sums, chosen_E

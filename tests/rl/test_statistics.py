@@ -21,7 +21,7 @@ def sums_of(rows):
     learner, sampler, advantages, scales = (x[rows] for x in (learner, sampler, advantages, scales))
     token = cispo(learner, sampler, sampler, advantages, AlgorithmConfig(is_weight_max=1.2))
     return (
-        UpdateSums.of([update_sums(token, learner, sampler, -learner, advantages, scales, {})]),
+        UpdateSums.of([update_sums(token, learner, sampler, -learner, advantages, scales)]),
         learner[scales != 0],
         sampler[scales != 0],
     )
@@ -55,7 +55,7 @@ def test_tokens_that_are_not_counted_say_nothing_whatever_they_hold():
     numbers, nothing = torch.tensor([-1.0, float("nan"), float("inf")]), torch.zeros(3)
     token = cispo(numbers, nothing, nothing, numbers, AlgorithmConfig())
     parts = [
-        update_sums(token, numbers, nothing, numbers, numbers, torch.tensor(scales), {"aux_loss": torch.tensor(0.5)})
+        update_sums(token, numbers, nothing, numbers, numbers, torch.tensor(scales), torch.tensor(0.5))
         for scales in ([0.5, 0.0, 0.0], [0.0, 0.0, 0.0])
     ]
     first, both, none = UpdateSums.of(parts[:1]), UpdateSums.of(parts), UpdateSums.of(parts[1:])
