@@ -10,6 +10,7 @@ STAMP := .venv/.installed
 train: $(STAMP)
 	$(BIN)/python -m train experiment=quickstart $(ARGS)
 
+# Two processes share the files (pytest-xdist): most of the longest tests wait for Ray. tests/conftest.py deals them out.
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 

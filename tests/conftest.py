@@ -44,22 +44,27 @@ def shared() -> Path:
     return folder
 
 
-# Files whose tests start programs that start Ray: one after another, beside all others.
-_PROGRAMS = tuple(f"tests/{name}" for name in ("launch/", "train/test_end_to_end", "train/test_user_paths"))
-_PROGRAMS += "tests/train/test_learner", "tests/train/test_partitions"
+# Most of the tests that start Ray, the longest ones: one after another in one process, beside all others in the second.
+_LONG = (
+    "tests/launch/",
+    "tests/train/test_end_to_end",
+    "tests/train/test_user_paths",
+    "tests/train/test_learner",
+    "tests/train/test_partitions",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those take longest: they come first."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_PROGRAMS))
+    """The long ones come first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--numprocesses`: a file stays together, and so do all those that start programs."""
+    """For `--numprocesses`: a file stays together, and so do the long ones."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "programs" if nodeid.startswith(_PROGRAMS) else nodeid.split("::")[0]
+            return "long" if nodeid.startswith(_LONG) else nodeid.split("::")[0]
 
     return ByFile(config, log)

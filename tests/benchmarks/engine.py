@@ -47,11 +47,8 @@ def _same_lengths(
     network: MiniMax, options: argparse.Namespace, batches: Sequence[int], prompt: int, new: int, bandwidth: float
 ) -> None:
     config, device = network.config, network.lm_head.weight.device
-    kinds = (
-        []
-        if options.no_peer
-        else options.peer_experts or (["default", "eager"] if device.type == "cuda" else ["default"])
-    )
+    default = ["default", "eager"] if device.type == "cuda" else ["default"]
+    kinds = [] if options.no_peer else options.peer_experts or default
     peers = {kind: generation.peer(config, device, None if kind == "default" else kind) for kind in kinds}
     print(f"{prompt} prompt tokens, {new} new, temperature 1, medians of {options.repeats}. The floor is what memory's")
     print("bandwidth alone would allow: over a peer's rate, the largest ratio that there can be.\n")
