@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.chat import BEGIN_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE, TEMPLATE
+from model.spelling import byte_letters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +56,7 @@ def _byte_tokenizer() -> PreTrainedTokenizerBase:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_byte_letters())}, merges=[]))
+    core = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(byte_letters())}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(marker, special=True, normalized=False) for marker in _MARKERS])
@@ -67,13 +68,6 @@ def _byte_tokenizer() -> PreTrainedTokenizerBase:
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
-
-
-def _byte_letters() -> list[str]:
-    """The printable character that stands for each byte in byte-level vocabularies (GPT-2's table)."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -19,6 +19,7 @@ from model.generation.engine import Engine
 from model.generation.randomness import stream_key
 from model.generation.requests import Completion, EngineStats, Interruption, Request
 from model.network import MiniMax
+from model.spelling import spellings
 from model.tokenizer import decode, encode, load_tokenizer
 from rewards.grader import Grader
 from rewards.verdict import Response
@@ -70,6 +71,7 @@ class RolloutWorker:
             config.sampling.repetition_probability,
             max_length=config.data.max_prompt_tokens + config.sampling.max_tokens,
             kv_tokens=config.rollout.kv_tokens or None,
+            spellings=spellings(self.tokenizer) if config.sampling.stop else None,
             record_routing=config.algorithm.routing_replay,
         )
         self.grader = Grader(**asdict(config.rewards))
@@ -170,6 +172,7 @@ class RolloutWorker:
                     sampling.top_p,
                     sampling.top_k,
                     sampling.min_tokens,
+                    stop_strings=tuple(sampling.stop),
                     interruption=self._interruption(),
                 )
             )

@@ -2,6 +2,7 @@
 
 from configs.schema.algorithm import AlgorithmConfig, Anchor, Normalization, OptimizerConfig, Schedule, WarmStartConfig
 from configs.schema.data import (
+    MOST_STOP_BYTES,
     ChatTemplate,
     CodeConfig,
     CurriculumConfig,
@@ -29,6 +30,7 @@ from configs.schema.system import (
 
 __all__ = [
     "LIGHTNING",
+    "MOST_STOP_BYTES",
     "SOFTMAX",
     "AlgorithmConfig",
     "Anchor",

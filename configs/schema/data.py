@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Dict, List, Optional
 
+MOST_STOP_BYTES = 1024  # of a request's stop strings together: each costs a KiB on the device
+
 
 class ChatTemplate(str, Enum):
     plain = "plain"  # the prompt text as it is
@@ -127,7 +129,8 @@ class SamplingConfig:
     top_p: float = 1.0  # nucleus of what top_k leaves; below 1 the learner's distribution is another than the sampler's
     top_k: int = 0  # likeliest tokens to draw from; 0: all
     min_tokens: int = 0  # before these a response can't end
-    allow_truncated: bool = False  # train with any of these three: the ratio then begins at the mass kept, not at 1
+    stop: List[str] = field(default_factory=list)  # the token that completes one of these strings ends the response
+    allow_truncated: bool = False  # train with a cut (top_p, top_k, min_tokens): the ratio begins at the mass kept
     thinking_tokens: int = 0  # thinking that is longer is closed by force; 0: never
     closing_text: str = "\n</think>\n\n"  # what closes it; left out of the loss
     repetition_tokens: int = 3000  # stop after this many consecutive tokens ...

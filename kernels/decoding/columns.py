@@ -13,3 +13,5 @@ class Columns:
     count: int
     limit: int
     confident: int
+    min_tokens: int
+    stop_state: int

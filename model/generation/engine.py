@@ -22,6 +22,7 @@ from model.generation.rows import Rows
 from model.generation.sampler import Sampler
 from model.generation.sequence import Sequence
 from model.generation.slots import Slots
+from model.generation.stop_strings import StopTable
 from model.network import MiniMax
 
 
@@ -38,6 +39,7 @@ class Engine:
         page_tokens: tokens of a page of keys and values, a power of two from 16; unset: 64 on CUDA, else 16.
         admit_slots: slots that are free before prompts are read; unset: an eighth, so that a pass is worth its while; 1
             answers soonest.
+        spellings: bytes of each token (`model.spelling.spellings`), by which stop strings are found.
         record_routing: completions carry the experts that each of their tokens went to.
     `reserved` says what memory was set aside; nothing more is taken but for the passes themselves.
     """
@@ -54,6 +56,7 @@ class Engine:
         kv_tokens: int | None = None,
         page_tokens: int | None = None,
         admit_slots: int | None = None,
+        spellings: list[bytes] | None = None,
         record_routing: bool = False,
     ):
         self.network, self.slots = sampling_precision(network.eval()), slots
@@ -74,7 +77,8 @@ class Engine:
         self.settled = torch.cuda.Event() if self.lag else None
         if self.lag:
             self.cache.widen(-(-self.max_length // page_tokens))
-        pool, self.rows = PagePool(pages), Rows(slots, eos_id, device)
+        stop_table = StopTable(spellings or [], config.vocab_size, device)
+        pool, self.rows = PagePool(pages), Rows(slots, eos_id, device, stop_table)
         self.table = Slots(self.cache, pool, self.rows)
         self.decoder = Decoder(network, self.cache, self.rows)
         self.sampler = Sampler(self.rows, repetition_tokens, repetition_probability)
@@ -98,9 +102,15 @@ class Engine:
         """Bytes of states and of keys and values, and how many tokens the latter are for."""
         return self.cache.reserved
 
+    def problem(self, request: Request) -> str | None:
+        """Why the request can't be served, in words; None if it can."""
+        if request.stop_strings and not self.rows.stop_table.usable:
+            return "has stop strings, which an engine without `spellings` can't find"
+        return problem(request, self.max_length, self.network.config.vocab_size)
+
     def submit(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can't be served, in a sentence that says why."""
-        if wrong := problem(request, self.max_length, self.network.config.vocab_size):
+        if wrong := self.problem(request):
             raise ValueError(f"request {request.id}: {wrong}")
         self.queue.waiting.append(Waiting(request, Reading(np.asarray(request.prompt_T))))
         self.stats.saved_prefill_tokens += (len(request.keys) - 1) * len(request.prompt_T)
@@ -117,8 +127,7 @@ class Engine:
     def clear(self) -> None:
         """Forget every request."""
         requests = [waiting.request for waiting in self.queue.waiting]
-        requests += [sequence.request for sequence in self.table.sequences]
-        requests += [item.sequence.request for item in self.table.preempted]
+        requests += [sequence.request for sequence in self.table.started]
         for request_id in {request.id for request in requests}:
             self.cancel(request_id)
         self._finished.clear()
@@ -279,6 +288,8 @@ class Engine:
             self.tickets += 1
             self.stats.queue_s += now - waiting.submitted
         self.stats.started += len(starts)
+        if self.table.features["stop_strings"]:
+            self.rows.stop_table.hold(sequence.request.stop_strings for sequence in self.table.started)
         self.rows.start(first, [waiting.request for waiting, _ in starts], [sample for _, sample in starts])
         self.cache.set_pages(first, [sequence.pages for sequence in self.table.sequences[first:]])
         self._sample(first, torch.cat(logits))

@@ -46,25 +46,21 @@ class Report(NamedTuple):
         """Sequences that ended in this step. Observers are called here."""
         if self.there:
             self.there.synchronize()
-        codes = {i: int(self.code_B[i]) for i in self.code_B.nonzero().flatten().tolist()}
         if self.watched:
-            for index in self._stopped_by_observers():
-                codes.setdefault(index, STOPS.index("stop"))
-        return [(self.sequences[i], STOPS[code]) for i, code in sorted(codes.items()) if not self.sequences[i].done]
+            self._tell_observers()
+        codes = zip(self.sequences, self.code_B.tolist(), strict=True)
+        return [(sequence, STOPS[code]) for sequence, code in codes if code and not sequence.done]
 
-    def _stopped_by_observers(self) -> list[int]:
+    def _tell_observers(self) -> None:
         assert self.watched is not None
         ids, logprobs, top_ids, top_logprobs = (column.tolist() for column in self.watched)
-        stopped = []
         for index, sequence in enumerate(self.sequences):
             request = sequence.request
             if request.observer is None or sequence.done:
                 continue
             pairs = zip(top_ids[index], top_logprobs[index], strict=True)
             top = list(pairs)[: request.top_logprobs]
-            if request.observer(Token(sequence.sample, ids[index], logprobs[index], top)):
-                stopped.append(index)
-        return stopped
+            request.observer(Token(sequence.sample, ids[index], logprobs[index], top))
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.schema import MOST_STOP_BYTES
+
 
 @dataclass(frozen=True)
 class Token:
@@ -18,8 +20,8 @@ class Token:
     top: list[tuple[int, float]]  # the likeliest tokens with their log-probabilities, if asked for
 
 
-# Called with every token of a request, in order within each sample; True ends that sample's response there.
-Observer = Callable[[Token], bool]
+# Called with every token of a request, in order within each sample.
+Observer = Callable[[Token], None]
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Request:
     temperature: float = 1.0  # 0: greedy
     top_p: float = 1.0  # of what top_k has left; 1: all
     top_k: int = 0  # 0: all
-    min_tokens: int = 0  # before these, neither eos nor a stop id can be drawn
+    min_tokens: int = 0  # before these, neither eos nor a stop id can be drawn, and no stop string ends a response
     stop_ids: tuple[int, ...] = ()  # beside the engine's eos
+    stop_strings: tuple[str, ...] = ()  # the token that completes one ends the response, wherever it began
     interruption: Interruption | None = None
     observer: Observer | None = None
     top_logprobs: int = 0  # for the observer
@@ -63,6 +66,10 @@ def problem(request: Request, max_length: int, vocabulary: int) -> str | None:
         return "needs at least one sample"
     if not (request.temperature >= 0 and 0 < request.top_p <= 1 and request.top_k >= 0 and request.min_tokens >= 0):
         return "needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and min_tokens >= 0"
+    if request.stop_strings and not all(request.stop_strings):
+        return "needs stop strings that are not empty"
+    if sum(len(string.encode("utf-8", "surrogatepass")) for string in request.stop_strings) > MOST_STOP_BYTES:
+        return f"its stop strings are longer than {MOST_STOP_BYTES} bytes together"
     if cut and not 1 <= cut.after < wanted - len(cut.closing_T):
         return f"thinking of {cut.after} tokens and its closing leave nothing of max_tokens={wanted} to answer in"
     return None
@@ -82,7 +89,7 @@ class Completion:
     logprobs_T: np.ndarray  # float32
     versions_T: np.ndarray  # int32, of the weights that sampled each
     chosen_T: np.ndarray  # bool: the policy chose it, not an interruption
-    stop: str  # eos, stop (a stop id or the observer), length, repetition; interrupted: eos after an interruption
+    stop: str  # eos, stop (a stop id or string), length, repetition; interrupted: eos after an interruption
     routing_TLK: np.ndarray | None = None  # experts of prompt and response but its last token, which goes nowhere
 
 

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from model.generation.requests import Request
+from model.generation.stop_strings import StopTable
 from model.transfer import on_device
 
-COLUMNS = ("token", "position", "key", "count", "limit", "confident", "top_k", "min_tokens", "forced_from", "forced_to")
+COLUMNS = (
+    *("token", "position", "key", "count", "limit", "confident"),
+    *("top_k", "min_tokens", "forced_from", "forced_to", "stop_state"),
+)
 _NEVER = 1 << 62
 
 
@@ -18,13 +22,14 @@ class Rows:
 
     int64 [slots]: `token` (the last sampled), `position` (its own), `key`, `count` (response tokens so far), `limit`,
     `confident` (consecutive tokens above the repetition probability), `top_k`, `min_tokens`, `forced_from`,
-    `forced_to` (response indices that an interruption writes). float32 [slots]: `temperature`, `top_p`.
+    `forced_to` (response indices that an interruption writes), `stop_state` (in `stop_table`; 0: no stop strings).
+    float32 [slots]: `temperature`, `top_p`.
     `longs` [columns, slots] holds the former in the order of COLUMNS. `tokens`, `logprobs` [slots, capacity]: the
     responses. `stop_ids` [slots, K], -1 for none.
     """
 
-    def __init__(self, slots: int, eos_id: int, device: torch.device):
-        self.eos_id = eos_id
+    def __init__(self, slots: int, eos_id: int, device: torch.device, stop_table: StopTable | None = None):
+        self.eos_id, self.stop_table = eos_id, stop_table or StopTable((), 0, device)
         self.longs = torch.zeros(len(COLUMNS), slots, dtype=torch.int64, device=device)
         self._floats = torch.ones(2, slots, device=device)
         for name, column in zip(COLUMNS, self.longs, strict=True):
@@ -45,14 +50,16 @@ class Rows:
     min_tokens: Tensor
     forced_from: Tensor
     forced_to: Tensor
+    stop_state: Tensor
 
     def start(self, first_slot: int, requests: list[Request], samples: list[int]) -> None:
-        """Occupy consecutive slots with samples whose prompts have been read."""
+        """Occupy consecutive slots with samples whose prompts have been read; `stop_table` holds their stop strings."""
         slots = slice(first_slot, first_slot + len(requests))
         self._reserve(max(request.max_tokens for request in requests) + 1)
         columns = [
-            (0, len(r.prompt_T) - 1, r.keys[s], 0, r.max_tokens, 0, r.top_k, r.min_tokens, _NEVER, _NEVER)
+            (0, len(r.prompt_T) - 1, r.keys[s], 0, r.max_tokens, 0, r.top_k, r.min_tokens, _NEVER, _NEVER, state)
             for r, s in zip(requests, samples, strict=True)
+            for state in (self.stop_table.beginning(r.stop_strings),)
         ]
         self.longs[:, slots] = on_device(columns, self.longs.device).T
         floats = [(r.temperature, r.top_p) for r in requests]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kernels.decoding.columns import Columns
+from kernels.decoding.stops import match_stops
 from kernels.exact.layers import tempered_logprobs
 from kernels.native.library import serves
 from kernels.native.sample import record_native, sample_native
@@ -18,7 +20,7 @@ from model.generation.rows import COLUMNS, Rows
 from model.generation.sampling import ban, sample
 from model.generation.sequence import Sequence
 
-RECORDED = Columns(**{name: COLUMNS.index(name) for name in ("token", "count", "limit", "confident")})
+RECORDED = Columns(**{field.name: COLUMNS.index(field.name) for field in fields(Columns)})
 
 
 class Sampler:
@@ -36,7 +38,8 @@ class Sampler:
         rows = self.rows
         if not any(features[name] for name in ("cut", "watched", "interruption")):
             if logits_BV.is_cuda or serves(logits_BV):
-                return Report.of(sequences, clock, self._fused(slots, logits_BV, features["min_tokens"] > 0), None)
+                code_B = self._fused(slots, logits_BV, features["min_tokens"] > 0)
+                return self._report(sequences, clock, slots, code_B, features)
         count_B = rows.count[slots].clone()
         if features["interruption"]:
             self._interrupt(sequences, clock)
@@ -49,7 +52,20 @@ class Sampler:
             logprob_B, confident_B = logprob_B.masked_fill(written_B, 0), confident_B & ~written_B
         self._record(slots, count_B, token_B, logprob_B, confident_B)
         watched = _watched(sequences, token_B, logprob_B, logp_BV) if features["watched"] else None
-        return Report.of(sequences, clock, self._ended(slots, token_B), watched)
+        return self._report(sequences, clock, slots, self._ended(slots, token_B), features, watched)
+
+    def _report(
+        self,
+        sequences: list[Sequence],
+        clock: int,
+        slots: slice,
+        code_B: Tensor,
+        features: Mapping[str, int],
+        watched: Watched | None = None,
+    ) -> Report:
+        if features["stop_strings"]:
+            match_stops(self.rows.stop_table.matcher, code_B, self.rows.longs, RECORDED, slots.start)
+        return Report.of(sequences, clock, code_B, watched)
 
     def _draw(
         self, slots: slice, count_B: Tensor, logits_BV: Tensor, features: Mapping[str, int]

@@ -49,6 +49,7 @@ class Sequence:
         request = self.request
         asked = {
             "cut": request.top_p < 1 or request.top_k > 0,
+            "stop_strings": bool(request.stop_strings),
             "min_tokens": request.min_tokens > 0,
             "watched": request.observer is not None,
             "interruption": request.interruption is not None,

@@ -26,6 +26,11 @@ class Slots:
         return len(self.sequences)
 
     @property
+    def started(self) -> list[Sequence]:
+        """The running ones and those that gave way."""
+        return self.sequences + [item.sequence for item in self.preempted]
+
+    @property
     def free(self) -> int:
         return self.cache.slots - self.running
 

@@ -21,6 +21,7 @@ from model.hf_config import CheckpointError, read_config
 from model.network import MiniMax
 from model.serve.app import Server
 from model.serve.runner import Runner
+from model.spelling import spellings
 from model.tokenizer import TokenizerError, load_tokenizer
 
 _SHUTDOWN_S = 1.0
@@ -114,6 +115,7 @@ def build(config: ServeConfig) -> Server:
         max_length=config.max_length,
         kv_tokens=config.kv_tokens or None,
         admit_slots=1,
+        spellings=spellings(tokenizer),
     )
     return Server(Runner(engine, tokenizer, config.max_waiting), config.name, config.max_body_mb)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
 from model.generation.requests import Token
+from model.spelling import spellings
 
 
 def chat_logprobs(tokens: Sequence[Token], tokenizer: Any) -> dict[str, Any]:
     def entry(token: int, logprob: float) -> dict[str, Any]:
-        piece = token_bytes(tokenizer, token)
+        piece = _bytes(tokenizer, token)
         return {"token": _spelling(piece), "logprob": _finite(logprob), "bytes": list(piece)}
 
     content = [
@@ -26,7 +24,7 @@ def chat_logprobs(tokens: Sequence[Token], tokenizer: Any) -> dict[str, Any]:
 
 def completion_logprobs(tokens: Sequence[Token], tokenizer: Any, offset: int) -> dict[str, Any]:
     """`offset`: characters of the choice's text before these tokens."""
-    pieces = [token_bytes(tokenizer, token.id) for token in tokens]
+    pieces = [_bytes(tokenizer, token.id) for token in tokens]
     characters = codecs.getincrementaldecoder("utf-8")("replace")
     offsets = []
     for piece in pieces:
@@ -46,23 +44,13 @@ def _top(token: Token, tokenizer: Any) -> dict[str, float]:
     Of several ids with one spelling, the sampled or else the likeliest counts: it is the last to be written.
     """
     pairs = [*reversed(token.top), (token.id, token.logprob)]
-    return {_spelling(token_bytes(tokenizer, i)): _finite(logprob) for i, logprob in pairs}
+    return {_spelling(_bytes(tokenizer, i)): _finite(logprob) for i, logprob in pairs}
 
 
-def token_bytes(tokenizer: Any, token: int) -> bytes:
-    """What the token stands for, also where it is a part of a character and decodes to U+FFFD."""
-    text = tokenizer.decode([token])
-    if "\ufffd" not in text:
-        return text.encode()
-    letters, piece = _letters(), tokenizer.convert_ids_to_tokens(token)
-    # Another alphabet than that of byte-level vocabularies: its partial characters are not known.
-    return bytes(letters[letter] for letter in piece) if letters.keys() >= set(piece) else text.encode()
-
-
-@functools.cache
-def _letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for."""
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
+def _bytes(tokenizer: Any, token: int) -> bytes:
+    """What the token stands for; nothing where the network has more tokens than the tokenizer."""
+    known = spellings(tokenizer)
+    return known[token] if token < len(known) else b""
 
 
 def _spelling(piece: bytes) -> str:

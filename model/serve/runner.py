@@ -16,7 +16,7 @@ import numpy as np
 from model.chat import thinking_open
 from model.generation.engine import Engine
 from model.generation.randomness import stream_key
-from model.generation.requests import Completion, Interruption, Request, Token, problem
+from model.generation.requests import Completion, Interruption, Request, Token
 from model.serve.errors import RequestError
 from model.serve.options import Options
 from model.serve.text import GrowingText
@@ -84,7 +84,7 @@ class Runner:
             raise RequestError(f"{self.max_waiting} requests are open already; try again later", status=429)
         number, stream = next(self._ids), asyncio.Queue[Piece | Exception]()
         request = self._request(number, prompt, options)
-        texts = [GrowingText(self.tokenizer, options.stop) for _ in range(options.n)]
+        texts = [GrowingText(self.tokenizer, options.stop, options.min_tokens) for _ in range(options.n)]
         self._open[number] = _Open(stream, texts, [[] for _ in range(options.n)], options.n)
         self._calls.put(lambda: self.engine.submit(request))
         left = options.n
@@ -113,11 +113,12 @@ class Runner:
             options.top_p,
             options.top_k,
             min(options.min_tokens, limit),
+            stop_strings=options.stop,
             interruption=self._interruption(options.thinking_tokens),
             observer=lambda token: self._observe(number, token),
             top_logprobs=options.logprobs or 0,
         )
-        if wrong := problem(request, self.engine.max_length, self.engine.network.config.vocab_size):
+        if wrong := self.engine.problem(request):
             oversized = len(prompt) + limit > self.engine.max_length
             raise RequestError(wrong, None, "context_length_exceeded" if oversized else "invalid_value")
         return request
@@ -148,18 +149,17 @@ class Runner:
             call()
         return True
 
-    def _observe(self, number: int, token: Token) -> bool:
-        """In the engine's thread: text grows; True once it holds a stop string."""
+    def _observe(self, number: int, token: Token) -> None:
+        """In the engine's thread: text grows."""
         request = self._open.get(number)
         if request is None:  # its client has left; the cancellation is on its way
-            return True
+            return
         text, unsent = request.texts[token.sample], request.unsent[token.sample]
         unsent.append(token)
         settled = text.push(token.id)
         if settled:
             self._send(request, Piece(token.sample, settled, list(unsent)))
             unsent.clear()
-        return text.stopped
 
     def _finish(self, completion: Completion) -> None:
         request = self._open.get(completion.request_id)

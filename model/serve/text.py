@@ -13,11 +13,12 @@ _UNFINISHED = "\ufffd"  # what a decoder shows for the beginning of a character
 class GrowingText:
     """The text of a response that grows token by token.
 
-    `text` is what is settled, `stopped` whether a stop string has ended it: the text then ends before that string.
+    `text` is what is settled, `stopped` whether a stop string has ended it: the text then ends before that string. One
+    that is complete within the first `min_tokens` is text like any other.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()):
-        self.tokenizer, self.stops = tokenizer, stops
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), min_tokens: int = 0):
+        self.tokenizer, self.stops, self.min_tokens = tokenizer, stops, min_tokens
         self.text, self.stopped = "", False
         self._ids: list[int] = []
         self._shown = 0  # tokens whose characters are in `_pending` or `text`
@@ -26,6 +27,8 @@ class GrowingText:
 
     def push(self, token: int) -> str:
         """Take a token; returns the text that is settled by it."""
+        if self.stopped:
+            return ""
         self._ids.append(token)
         known = decode(self.tokenizer, self._ids[self._context : self._shown])
         whole = decode(self.tokenizer, self._ids[self._context :])
@@ -45,7 +48,8 @@ class GrowingText:
 
     def _settle(self, new: str, final: bool) -> str:
         pending = self._pending + new
-        found = [at for at in map(pending.find, self.stops) if at >= 0]
+        stops = self.stops if len(self._ids) > self.min_tokens else ()
+        found = [at for at in map(pending.find, stops) if at >= 0]
         if found:
             settled, self._pending, self.stopped = pending[: min(found)], "", True
         else:

@@ -49,6 +49,7 @@ REFUSED = [
     (["sampling.top_k=40"], "sampling.top_k=40: the learner knows nothing", "sampling.allow_truncated=true"),
     (["sampling.min_tokens=4"], "sampling.min_tokens=4: the learner knows nothing", "sampling.allow_truncated=true"),
     (["sampling.min_tokens=1000"], "sampling.min_tokens=1000: more than sampling.max_tokens", ""),
+    (["sampling.stop=['']"], "sampling.stop=['']: no string may be empty", ""),
     (["sampling.thinking_tokens=1000"], "sampling.thinking_tokens=1000: must leave some", ""),
     (["rewards.overlong_weight=1"], "rewards.overlong_cache_tokens=0: with rewards.overlong_weight", ""),
     (["rewards.clip_min=2"], "rewards.clip_min=2.0: must be below rewards.clip_max", ""),
@@ -78,6 +79,12 @@ def test_impossible_combinations_name_their_key(overrides, start, within):
         load_config(overrides)
     message = str(caught.value)
     assert message.startswith(start) and within in message and "\n" not in message
+
+
+def test_stop_strings_that_are_too_long_are_not_spelled_out():
+    with pytest.raises(ConfigError) as caught:
+        load_config(["sampling.stop=['" + "é" * 513 + "']"])
+    assert str(caught.value) == "sampling.stop: 1026 bytes together, must be at most 1024"
 
 
 def test_defaults_with_a_task_have_no_problem_and_no_warning():

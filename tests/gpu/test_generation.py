@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from kernels.decoding.stops import match_stops
 from kernels.experts.moe import routed_experts
 from kernels.lightning import lightning_decode, lightning_decode_reference
 from kernels.norm.rms_norm import rms_norm_reference
@@ -21,6 +23,7 @@ from model.network import MiniMax
 from model.routing import Routing, changed_choices
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
+from tests.generation.test_stop_strings import SPELLINGS, check_matching, first_end
 from tests.kernels.test_decode_products_triton import check_experts, check_head, check_linear
 from tests.kernels.test_decode_triton import check_routed, check_slots
 from tests.kernels.test_paged import check_triton
@@ -76,6 +79,7 @@ def test_products_of_a_step():
 def test_drawing_and_recording():
     check_draws("cuda")
     check_records("cuda")
+    check_matching(match_stops, "cuda")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -190,12 +194,14 @@ def test_responses_are_read_where_their_rows_have_moved(small, monkeypatch):
     equal(undisturbed, disturbed)
 
 
-@pytest.mark.parametrize("options", [{}, dict(top_p=0.9, top_k=50, min_tokens=190, stop_ids=(7, 8))])
+@pytest.mark.parametrize(
+    "options", [{}, dict(top_p=0.9, top_k=50, stop_ids=(7, 8)), dict(stop_strings=("never in there", "a" * 1000))]
+)
 def test_a_step_waits_for_nothing_but_the_flags_of_the_one_before(small, options):
     """Those come with an event, which is waited for when the next step is under way; a new page is not waited for."""
-    engine = engine_for(small, 16)
+    engine = engine_for(small, 16, spellings=SPELLINGS * 8)
     for i in range(16):
-        engine.submit(Request(i, np.arange(6, 70), [stream_key(i)], 200, **{"min_tokens": 190, **options}))
+        engine.submit(Request(i, np.arange(6, 70), [stream_key(i)], 200, min_tokens=190, **options))
     for _ in range(3):
         engine.step()
     torch.cuda.synchronize()
@@ -264,7 +270,7 @@ def test_all_options_under_graphs(small):
     seen: dict[tuple[int, int], list[int]] = {}
 
     def watcher(number: int):
-        return lambda token: bool(seen.setdefault((number, token.sample), []).append(token.id))
+        return lambda token: seen.setdefault((number, token.sample), []).append(token.id)
 
     rng = np.random.default_rng(0)
     watched = [
@@ -283,6 +289,23 @@ def test_all_options_under_graphs(small):
     for key, completion in found.items():
         assert seen[key] == completion.tokens_T.tolist() and len(seen[key]) == 40
         assert completion.tokens_T[11:13].tolist() == [20, 21] and (~completion.chosen_T).sum() == 2
+
+
+@pytest.mark.parametrize("options", [{}, dict(top_k=50), dict(min_tokens=30), dict(observer=lambda _: None)])
+def test_stop_strings_under_graphs(small, options):
+    """The step that completes one is the last, whatever the flags' way to the host takes."""
+    stops = [("abba", "é"), (), ("bab" * 3,)]
+    free, _ = run(small, requests=mixed(**options))
+    wanted = [replace(request, stop_strings=stops[request.id % 3]) for request in mixed(**options)]
+    found, _ = run(small, requests=wanted, spellings=SPELLINGS * 8)
+    ended = 0
+    for (number, sample), completion in found.items():
+        whole = free[number, sample]
+        end = first_end([i % 64 for i in whole.tokens_T.tolist()], stops[number % 3], options.get("min_tokens", 0))
+        ended += end is not None
+        assert completion.tokens_T.tolist() == whole.tokens_T[:end].tolist()
+        assert completion.stop == ("stop" if end and completion.tokens_T[-1] != 5 else whole.stop)
+    assert 5 < ended < len(found) - 5
 
 
 def test_cancelling_and_new_weights_in_flight(small):

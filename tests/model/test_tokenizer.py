@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from configs.schema import ModelConfig
 from model.chat import END_SENTENCE, TEMPLATE, render, tool_results
+from model.spelling import spellings
 from model.tokenizer import TokenizerError, decode, encode, encode_filled, load_tokenizer
 from tests.model.oracle import RELEASE, needs_release
 
@@ -156,9 +159,27 @@ def test_a_folder_with_the_releases_merges(tmp_path):
     ids = encode_filled(tokenizer, str, text)
     assert tokenizer.eos_token_id not in ids and decode(tokenizer, ids) == text
     assert len(ids) < len(text)
+    assert b"".join(spellings(tokenizer)[i] for i in ids) == text.encode()
     assert encode(tokenizer, text)[-1] == tokenizer.eos_token_id
     turns = [{"role": "user", "content": text}]
     assert encode_filled(tokenizer, render, turns).count(tokenizer.eos_token_id) == 1
+
+
+def test_ids_are_spelled_of_their_bytes():
+    spelled = spellings(TOKENIZER)
+    assert len(spelled) == len(TOKENIZER) and spelled[:256] == [bytes([i]) for i in range(256)]
+    assert b"<think>" in spelled and END_SENTENCE.encode() in spelled
+
+
+def test_spellings_of_another_alphabet():
+    """SentencePiece's: spaces that its decoder takes off the beginning of a text, and bytes without a piece."""
+    pieces = {"\u2581Hello": b" Hello", "\u2581": b" ", "lo": b"lo", "<0xE2>": b"\xe2", "é": "é".encode()}
+    core = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=None, byte_fallback=True))
+    parts = decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
+    core.decoder = decoders.Sequence(list(parts))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert tokenizer.decode([0, 0]) == "Hello Hello"
+    assert spellings(tokenizer) == list(pieces.values())
 
 
 _OFFLINE = """

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from configs.schema import RolloutConfig, RunConfig
+from model.network import MiniMax
 from model.tokenizer import encode, load_tokenizer
 from rewards.verdict import Status, Verdict
 from rl.prompts import training_stream
@@ -116,6 +117,23 @@ def test_forced_answers_are_left_out_of_the_loss(config, prompts, monkeypatch):
         assert all((~t.loss_mask_T).nonzero()[0].tolist() == [3, 4, 5, 6] for t in cut)
     finally:
         worker.close()
+
+
+def test_stop_strings_of_the_configuration_end_responses(config, prompts):
+    """What is sampled is what would have been, up to the token that completes a string; all of it is trained on."""
+    found, weights = [], MiniMax(MODEL).initialize(0).state_dict()
+    for stop in ([], list("ABCDEFGHIJ")):
+        config.sampling.stop = stop
+        worker = RolloutWorker(config, MODEL, "bytes")
+        worker.load_weights(0, {name: weight.numpy() for name, weight in weights.items()})
+        groups = sorted(worker.generate(prompts, DRAW), key=lambda group: group.prompt.id)
+        found.append([trajectory for group in groups for trajectory in group.trajectories])
+        worker.close()
+    for free, stopped in zip(*found, strict=True):
+        ends = [i + 1 for i, token in enumerate(free.tokens_T.tolist()) if chr(token) in stop]
+        assert stopped.tokens_T.tolist() == free.tokens_T[: ends[0] if ends else None].tolist()
+        assert stopped.stop == ("stop" if ends else free.stop) and stopped.loss_mask_T.all()
+    assert {trajectory.stop for trajectory in found[1]} > {"stop", "length"}
 
 
 def test_thinking_that_never_began_is_not_ended(config, worker, prompts):

@@ -103,13 +103,27 @@ def test_a_stream_says_the_same(client, make):
 
 
 def test_stop_strings_end_a_response_before_them(client):
-    long = dict(max_tokens=60, extra_body={"min_tokens": 60})
-    whole = complete(client, **long).choices[0].text
-    middle = whole[30:32]
-    for stream in (False, True):
-        answer = complete(client, **long, stop=[middle, "never in there"], stream=stream)
-        text = "".join(chunk.choices[0].text for chunk in answer) if stream else answer.choices[0].text
-        assert text == whole[: whole.index(middle)]
+    options = dict(max_tokens=90, extra_body={"min_tokens": 30})
+    free = complete(client, **options)
+    text, at = late_pair(free.choices[0].text)
+    options["stop"] = [text[at : at + 2], "never in there"]
+    for stream in (True, False):
+        answer = complete(client, **options, stream=stream)
+        chunks = list(answer) if stream else [answer]
+        assert "".join(chunk.choices[0].text for chunk in chunks) == text[:at]
+        assert chunks[-1].choices[0].finish_reason == "stop"
+    assert 30 < answer.usage.completion_tokens < free.usage.completion_tokens, "the engine went on"
+
+
+def test_stop_strings_do_not_end_a_response_before_its_minimum(client):
+    options = dict(max_tokens=60, extra_body={"min_tokens": 60})
+    text, at = late_pair(complete(client, **options).choices[0].text)
+    assert complete(client, **options, stop=text[at : at + 2]).choices[0].text == text
+
+
+def late_pair(text: str) -> tuple[str, int]:
+    """The text, and where two letters are for the first time, late in it."""
+    return text, max(i for i in range(len(text) - 4) if text[i : i + 2].isascii() and text.index(text[i : i + 2]) == i)
 
 
 def test_minimum_of_tokens_and_eos(client):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.generation.requests import Token
+from model.generation.stop_strings import automaton
 from model.serve.answers import ChatAnswer
 from model.serve.logprobs import chat_logprobs, completion_logprobs
 from model.serve.options import read_options
@@ -15,10 +16,12 @@ from model.serve.prompts import chat_prompt
 from model.serve.runner import Piece, Runner
 from model.serve.text import GrowingText, ReplySplitter
 from model.serve.wire import event
+from model.spelling import spellings
 from model.tokenizer import decode, encode, load_tokenizer
 
 TOKENIZER = load_tokenizer("bytes")
 texts = st.text(alphabet=st.sampled_from("ab\n<>é€𝄞 "), max_size=40)
+stop_strings = st.lists(st.text(st.sampled_from("ab<é"), min_size=1, max_size=3), min_size=1, max_size=3)
 
 
 @given(texts)
@@ -29,7 +32,7 @@ def test_pieces_are_whole_characters_and_join_to_the_text(text):
     assert "".join(pieces) + growing.finish() == text == growing.text
 
 
-@given(texts, st.lists(st.text(alphabet=st.sampled_from("ab<é"), min_size=1, max_size=3), min_size=1, max_size=3))
+@given(texts, stop_strings)
 def test_nothing_of_a_stop_string_is_ever_shown(text, stops):
     growing, shown = GrowingText(TOKENIZER, stops), ""
     for token in encode(TOKENIZER, text):
@@ -45,6 +48,22 @@ def test_nothing_of_a_stop_string_is_ever_shown(text, stops):
     first = min(ends)
     starts = [text.index(stop) for stop in stops if stop in text and text.index(stop) + len(stop) == first]
     assert growing.stopped and shown == text[: min(starts)]
+
+
+@given(texts, stop_strings, st.integers(0, 9))
+def test_text_and_engine_agree_on_where_a_response_ends(text, stops, least):
+    """The same tokens, through the automaton that the engine keeps and through the text that is shown."""
+    growing, next_SB, state = GrowingText(TOKENIZER, stops, least), automaton(stops), 0
+    for index, token in enumerate(encode(TOKENIZER, text)):
+        hit = False
+        for byte in spellings(TOKENIZER)[token]:
+            entry = int(next_SB[state, byte])
+            hit |= entry < 0
+            state = ~entry if entry < 0 else entry
+        growing.push(token)
+        assert growing.stopped == (hit and index >= least)
+        if growing.stopped:
+            break
 
 
 def test_bytes_that_are_no_text_do_not_hold_back_for_ever():
