@@ -23,7 +23,7 @@ from model.network import MiniMax
 from model.routing import Routing, changed_choices
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
-from tests.generation.test_stop_strings import SPELLINGS, check_matching, first_end
+from tests.generation.stops import SPELLINGS, check_matching, first_end
 from tests.kernels.test_decode_products_triton import check_experts, check_head, check_linear
 from tests.kernels.test_decode_triton import check_routed, check_slots
 from tests.kernels.test_paged import check_triton
