@@ -18,11 +18,11 @@ def linear(x_TX: Tensor, weight_YX: Tensor) -> Tensor:
         return Linear.apply(x_TX, weight_YX)
     master = x_TX.is_cuda and x_TX.dim() == 2 and x_TX.element_size() == 2 and weight_YX.dtype == torch.float32
     if master and torch.is_grad_enabled():
-        return _MasterLinear.apply(x_TX, weight_YX)
+        return MasterLinear.apply(x_TX, weight_YX)
     return F.linear(x_TX, weight_YX.to(x_TX.dtype))
 
 
-class _MasterLinear(Function):
+class MasterLinear(Function):
     """16-bit rows, a float32 weight: its gradient leaves the product in float32, neither rounded nor cast after it."""
 
     @staticmethod

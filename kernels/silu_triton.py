@@ -45,27 +45,37 @@ def _silu_backward_kernel(
         tl.store(dx_ptr + at, silu_gradient(x, dout).to(dx_ptr.dtype.element_ty), mask=inside)
 
 
+def silu_qkv_triton(joined_TJ: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """As `kernels.silu.silu_qkv`, of contiguous rows."""
+    tokens, width = joined_TJ.shape
+    out = torch.empty(tokens, heads, width // heads, dtype=joined_TJ.dtype, device=joined_TJ.device)
+    kernel: Any = _silu_kernel
+    if tokens:
+        kernel[(ceil_div(out.numel(), 4096),)](joined_TJ, out, out.numel(), BLOCK=4096, num_warps=8)
+    return out.split(width // (3 * heads), dim=-1)
+
+
+def silu_qkv_gradient(joined_TJ: Tensor, *grads: Tensor) -> Tensor:
+    """That of the joined rows, contiguous, from those of q, k and v."""
+    dq, dk, dv = (grad.contiguous() for grad in grads)
+    rows, dim = dq.shape[0] * dq.shape[1], dq.shape[2]
+    dx_TJ = torch.empty_like(joined_TJ)
+    block = power_of_2(dim)
+    size = max(1, 2048 // block)
+    kernel: Any = _silu_backward_kernel
+    if rows:
+        kernel[(ceil_div(rows, size),)](joined_TJ, dq, dk, dv, dx_TJ, rows, D=dim, BLOCK=block, ROWS=size)
+    return dx_TJ
+
+
 class SiluQKV(Function):
     @staticmethod
     def forward(ctx, joined_TJ: Tensor, heads: int):
         joined_TJ = joined_TJ.contiguous()
-        tokens, width = joined_TJ.shape
-        out = torch.empty(tokens, heads, width // heads, dtype=joined_TJ.dtype, device=joined_TJ.device)
-        kernel: Any = _silu_kernel
-        if tokens:
-            kernel[(ceil_div(out.numel(), 4096),)](joined_TJ, out, out.numel(), BLOCK=4096, num_warps=8)
         ctx.save_for_backward(joined_TJ)
-        return out.split(width // (3 * heads), dim=-1)
+        return silu_qkv_triton(joined_TJ, heads)
 
     @staticmethod
     def backward(ctx, *grads):
         (joined_TJ,) = ctx.saved_tensors
-        dq, dk, dv = (grad.contiguous() for grad in grads)
-        rows, dim = dq.shape[0] * dq.shape[1], dq.shape[2]
-        dx_TJ = torch.empty_like(joined_TJ)
-        block = power_of_2(dim)
-        size = max(1, 2048 // block)
-        kernel: Any = _silu_backward_kernel
-        if rows:
-            kernel[(ceil_div(rows, size),)](joined_TJ, dq, dk, dv, dx_TJ, rows, D=dim, BLOCK=block, ROWS=size)
-        return dx_TJ, None
+        return silu_qkv_gradient(joined_TJ, *grads), None

@@ -28,9 +28,13 @@ TILE = 64  # tokens of a tile on GPUs, and so of a page
 
 
 class ExactLinear(Linear):
-    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """With a `dtype`, float32 or better, the weights stay as they are."""
-        return exact.linear(x, self.weight if dtype else self.weight.to(x.dtype), dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        return exact.linear(x, self.weight)
+
+
+class ExactRouter(Router):
+    def forward(self, x_TX: Tensor) -> Tensor:
+        return exact.router_logits(x_TX, self.weight)
 
 
 class ExactLMHead(LMHead):
@@ -106,7 +110,7 @@ class ExactMoE(MoE):
         self, x_TX: Tensor, routing: Routing | None = None, unrounded_TX: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The exact stream is no wider than x."""
-        logits_TE = self.gate(x_TX, at_least_float32(x_TX.dtype))
+        logits_TE = self.gate(x_TX)
         weight_TK, expert_TK = exact.route(logits_TE, None, self.top_k)
         if routing is not None and (given_TK := routing.settle(self.layer, expert_TK)) is not expert_TK:
             weight_TK, expert_TK = exact.route(logits_TE, given_TK, self.top_k)
@@ -120,7 +124,7 @@ class ExactSharedExpert(SharedExpert):
 
 _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     Linear: ExactLinear,
-    Router: ExactLinear,
+    Router: ExactRouter,
     LMHead: ExactLMHead,
     RMSNorm: ExactRMSNorm,
     StreamNorm: ExactStreamNorm,

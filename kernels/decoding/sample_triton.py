@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 CHUNK = 4096
 
 
@@ -27,6 +29,7 @@ def _scaled(logits_ptr, stops_ptr, width, row, i, temperature, bans, V: tl.const
     return x
 
 
+@launched
 @triton.jit
 def chunk_kernel(
     logits_ptr,
@@ -37,12 +40,15 @@ def chunk_kernel(
     top_ptr,
     arg_ptr,
     sum_ptr,
+    moment_ptr,
     width,
     V: tl.constexpr,
     CHUNK: tl.constexpr,
     BANS: tl.constexpr,
+    MOMENT: tl.constexpr,
 ):
-    """Of one chunk: the largest logit, where it is, and the sum of exponentials below it."""
+    """Of one chunk: the largest logit, where it is, and the sum of exponentials below it; that of their products with
+    the logits where MOMENT."""
     chunk, row = tl.program_id(0), tl.program_id(1)
     i = chunk * CHUNK + tl.arange(0, CHUNK)
     temperature = tl.load(temperature_ptr + row)
@@ -55,6 +61,8 @@ def chunk_kernel(
     tl.store(top_ptr + at, top)
     tl.store(arg_ptr + at, chunk * CHUNK + tl.argmax(x, 0))
     tl.store(sum_ptr + at, tl.sum(weights, 0))
+    if MOMENT:
+        tl.store(moment_ptr + at, tl.sum(weights * tl.where(weights > 0, x, 0.0).to(tl.float64), 0))
 
 
 @triton.jit
@@ -139,7 +147,7 @@ def sample_triton(logits_BV: Tensor, draw: Draw, stops_BW: Tensor, bans: bool) -
     sizes = {"V": vocabulary, "CHUNK": CHUNK, "BANS": bans, "num_warps": 8}
     bounds = (draw.temperature, stops_BW, draw.count, draw.least)
     kernel: Any = chunk_kernel
-    kernel[(chunks, rows)](logits_BV, *bounds, top, arg, sums, stops_BW.shape[1], **sizes)
+    kernel[(chunks, rows)](logits_BV, *bounds, top, arg, sums, sums, stops_BW.shape[1], MOMENT=False, **sizes)
     padded = triton.next_power_of_2(chunks)
     draw_kernel: Any = _draw_kernel
     draw_kernel[(rows,)](

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.decoding.linear_triton import begin, launch
+from kernels.launcher import launched
 
 TILE = 64
 _SPLIT = 16  # tiles of keys that are summed for themselves, so that decoding can share a context out
@@ -44,6 +45,7 @@ def _joined(top, total, out, more_top, more_total, more_out):
     return higher, total, tl.fma(more_out, added[:, None] + tl.zeros_like(out), out * kept[:, None])
 
 
+@launched
 @triton.jit
 def _attention_kernel(
     q_ptr,

@@ -107,10 +107,24 @@ def _in_blocks(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
 
 
 def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """x W^T in x's dtype; or, with float32 weights, in `dtype`, float32 or better."""
+    """x W^T in x's dtype, to which weights are rounded; or, with float32 weights as they are, in `dtype`."""
     if serves(x_TK, weight_NK):
         return ordinary_linear(x_TK, weight_NK)
+    if x_TK.is_cuda and x_TK.element_size() == 2 and weight_NK.dtype == torch.float32 and dtype is None:
+        from kernels.exact.gradients import ExactMasterLinear
+
+        return ExactMasterLinear.apply(x_TK, weight_NK)
+    weight_NK = weight_NK if dtype else weight_NK.to(x_TK.dtype)
     return _Linear.apply(x_TK, weight_NK, None, dtype or x_TK.dtype, None)
+
+
+def router_logits(x_TX: Tensor, weight_EX: Tensor) -> Tensor:
+    """As `kernels.experts.router.router_logits`."""
+    if x_TX.is_cuda and x_TX.dtype != torch.float64:
+        from kernels.exact.gradients import ExactRouterLogits
+
+        return ExactRouterLogits.apply(x_TX, weight_EX)
+    return linear(x_TX, weight_EX, torch.promote_types(x_TX.dtype, torch.float32))
 
 
 def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
@@ -122,17 +136,13 @@ def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tens
         weight_TK, order_TK = top_experts(logits_TE.gather(-1, expert_TK), top_k)
         return weight_TK, expert_TK.gather(-1, order_TK)
 
-    def shares(logits: Tensor, expert: Tensor) -> Tensor:
-        chosen = logits.softmax(-1).gather(-1, expert).unbind(-1)
-        return torch.stack(chosen, dim=-1) / _one_after_another(chosen)[:, None]
+    if logits_TE.is_cuda:
+        from kernels.exact.gradients import ExactChoice
 
-    if not logits_TE.is_cuda:
-        found = logits_TE.topk(top_k, dim=-1).indices if expert_TK is None else expert_TK
-        return shares(logits_TE, found), found
-    from kernels.exact.rows_triton import route_triton
-
-    weight_TK, found = route_triton(logits_TE.detach(), top_k, expert_TK)
-    return straight(lambda _: weight_TK, lambda logits: shares(logits, found), logits_TE), found
+        return ExactChoice.apply(logits_TE, top_k, expert_TK)
+    found_TK = logits_TE.topk(top_k, dim=-1).indices if expert_TK is None else expert_TK
+    chosen = logits_TE.softmax(-1).gather(-1, found_TK).unbind(-1)
+    return torch.stack(chosen, dim=-1) / _one_after_another(chosen)[:, None], found_TK
 
 
 def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX: Tensor, down_EXI: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.decoding.linear_triton import begin, launch
+from kernels.launcher import launched
 
 TILE = 64
 
@@ -44,6 +45,7 @@ def _silu(x):
     return (wide * tl.sigmoid(wide)).to(x.dtype)
 
 
+@launched
 @triton.jit
 def _lightning_kernel(
     qkv_ptr,

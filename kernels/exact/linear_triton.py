@@ -18,6 +18,7 @@ from kernels.decoding.head_triton import decode_head
 from kernels.decoding.linear_triton import Tiles
 from kernels.experts.rows_triton import BLOCK_ROWS, Rows
 from kernels.experts.train_triton import product
+from kernels.launcher import launched
 
 _DEPTH = 64
 _TURNS = 8
@@ -39,6 +40,7 @@ def in_parts(x, weight, low, middle, high):
     return low, tl.dot(x, some, middle), tl.dot(x, most, high)
 
 
+@launched
 @triton.jit
 def _linear_kernel(
     x_ptr,
@@ -128,7 +130,7 @@ def dense_triton(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype) -> Tensor:
     whole = rows >= _MANY and depth % 8 == 0 and columns % 8 == 0 and dtype == weight_NK.dtype == torch.bfloat16
     if not whole or torch.cuda.get_device_capability(x_TK.device)[0] != 9:
         return linear_triton(x_TK, weight_NK, dtype=dtype)
-    x_TK = F.pad(x_TK, (0, 0, 0, -rows % BLOCK_ROWS)).contiguous()
+    x_TK = F.pad(x_TK, (0, 0, 0, -rows % BLOCK_ROWS)) if rows % BLOCK_ROWS else x_TK.contiguous()
     ends = torch.full((1,), len(x_TK), dtype=torch.int32, device=x_TK.device)
     # One expert has every row; of the rest its numbers of rows are all that a product reads.
     return product(x_TK, weight_NK.contiguous()[None], Rows(x_TK, x_TK, ends, ends), transposed=True)[:rows]

@@ -15,7 +15,6 @@ from kernels.attention import varlen_attention
 from kernels.exact.layers import pointwise, straight
 from kernels.lightning.qkv import silu_lightning
 from kernels.native.library import call, serves
-from kernels.silu import silu_qkv
 
 
 def lightning(
@@ -38,15 +37,11 @@ def lightning(
 
     if not torch.is_grad_enabled():
         return run(qkv_TJ)
+    if qkv_TJ.is_cuda and qkv_TJ.dtype != torch.float64 and qkv_TJ.shape[1] <= 3 * 128 * len(slopes_H):
+        from kernels.exact.gradients import ExactLightning
 
-    def ordinary(qkv: Tensor) -> Tensor:
-        if not qkv.is_cuda or qkv.dtype == torch.float64 or qkv.shape[1] > 3 * 128 * len(slopes_H):
-            return silu_lightning(qkv, slopes_H, cu_seqlens)[0]
-        from kernels.exact.gradients import LightningGradient
-
-        return LightningGradient.apply(*silu_qkv(qkv, len(slopes_H)), slopes_H, cu_seqlens)
-
-    return straight(lambda qkv: run(qkv)[0], ordinary, qkv_TJ), None
+        return ExactLightning.apply(qkv_TJ, slopes_H, cu_seqlens), None
+    return straight(lambda qkv: run(qkv)[0], lambda qkv: silu_lightning(qkv, slopes_H, cu_seqlens)[0], qkv_TJ), None
 
 
 def lightning_decode(
@@ -177,15 +172,11 @@ def rotary_tables(positions_T: Tensor, frequencies: Tensor) -> tuple[Tensor, Ten
 
 
 def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor, ordinary: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """`ordinary(x, cos, sin)`, which turns each head; on GPUs, and natively where decoding is, as decoding does."""
-    if not x_THD.is_cuda and not serves(x_THD, cos, sin):
+    """`ordinary(x, cos, sin)`, which turns each head; natively where decoding is native."""
+    if not serves(x_THD, cos, sin):
         return ordinary(x_THD, cos, sin)
 
     def run(x: Tensor) -> Tensor:
-        if x.is_cuda:
-            from kernels.exact.rotary_triton import rotate_triton
-
-            return rotate_triton(x, cos, sin)
         turned = x.contiguous().clone()
         call("exact_rotate", *x.shape, cos.shape[1], cos, sin, turned)
         return turned

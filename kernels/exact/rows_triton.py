@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launcher import launched
+
 MOST_SORTED = 1024  # choices that one program sorts
 _ROUTED_ROWS = 16
 
@@ -50,6 +52,7 @@ def choose(
     return experts, weights / total[:, None]
 
 
+@launched
 @triton.jit
 def _route_kernel(
     logits_ptr,

@@ -127,6 +127,36 @@ def walk(
     return o_THD, after if final else None
 
 
+def gradients(
+    do_THD: Tensor,
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    slopes_H: Tensor,
+    cu_seqlens: Tensor,
+    segments: Segments | None,
+    initial: Tensor | None = None,
+    dfinal: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Of q, k, v and, where there is one, of the initial state, from those of the output and of the final state."""
+    do_THD = do_THD.to(q_THD.dtype).contiguous()
+    across = None if initial is None else initial.transpose(2, 3).contiguous()
+    dq, _ = walk(do_THD, v_THD, k_THD, slopes_H, cu_seqlens, across, False, segments)
+    # Walking backwards the final state meets the last token undecayed, which a walk's first step would decay once.
+    after = None if dfinal is None else dfinal.float() / _decay(slopes_H)
+    across = None if after is None else after.transpose(2, 3).contiguous()
+    dk, _ = walk(v_THD, do_THD, q_THD, slopes_H, cu_seqlens, across, False, segments, backwards=True)
+    dv, before = walk(k_THD, q_THD, do_THD, slopes_H, cu_seqlens, after, initial is not None, segments, backwards=True)
+    return dq, dk, dv, None if before is None else before * _decay(slopes_H)
+
+
+def segments_for(q_THD: Tensor, cu_seqlens: Tensor) -> Segments | None:
+    """Those that its sequences are cut into, if they had better be."""
+    tokens, heads, dim = q_THD.shape
+    length = segment_length(tokens, cu_seqlens.shape[0] - 1, heads * ceil_div(dim, 32))
+    return None if length is None else cut_into_segments(cu_seqlens, tokens, length)
+
+
 class LightningAttention(Function):
     """`kernels.lightning.lightning_attention` for CUDA tensors of one dtype, bf16, fp16 or float32."""
 
@@ -135,31 +165,15 @@ class LightningAttention(Function):
         q_THD, k_THD, v_THD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_THD, k_THD, v_THD))
         initial = None if initial_state is None else initial_state.float().contiguous()
         given = q_THD, k_THD, v_THD, slopes_H, cu_seqlens
-        LightningAttention.keep(ctx, *given, initial)
+        ctx.segments = segments_for(q_THD, cu_seqlens)
+        ctx.save_for_backward(*given, initial)
         return walk(*given, initial, output_final_state, ctx.segments)
-
-    @staticmethod
-    def keep(ctx, q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial):
-        """What backward goes on from, and the segments that forward walks too."""
-        tokens, heads, dim = q_THD.shape
-        length = segment_length(tokens, cu_seqlens.shape[0] - 1, heads * ceil_div(dim, 32))
-        ctx.segments = None if length is None else cut_into_segments(cu_seqlens, tokens, length)
-        ctx.save_for_backward(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial)
 
     @staticmethod
     def backward(ctx, do_THD, dfinal):
         q, k, v, slopes, cu, initial = ctx.saved_tensors
-        do = do_THD.to(q.dtype).contiguous()
-        across = None if initial is None else initial.transpose(2, 3).contiguous()
-        cut = ctx.segments
-        dq, _ = walk(do, v, k, slopes, cu, across, False, cut)
-        # Walking backwards the final state meets the last token undecayed, which a walk's first step would decay once.
-        after = None if dfinal is None else dfinal.float() / _decay(slopes)
-        across = None if after is None else after.transpose(2, 3).contiguous()
-        dk, _ = walk(v, do, q, slopes, cu, across, False, cut, backwards=True)
-        dv, before = walk(k, q, do, slopes, cu, after, initial is not None, cut, backwards=True)
-        dinitial = None if before is None else (before * _decay(slopes)).to(initial.dtype)
-        return dq, dk, dv, None, None, dinitial, None
+        dq, dk, dv, dinitial = gradients(do_THD, q, k, v, slopes, cu, ctx.segments, initial, dfinal)
+        return dq, dk, dv, None, None, None if dinitial is None else dinitial.to(initial.dtype), None
 
 
 def _decay(slopes_H: Tensor) -> Tensor:

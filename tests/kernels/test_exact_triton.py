@@ -216,7 +216,66 @@ def check_score(device: str, dtype: torch.dtype) -> None:
         assert torch.equal(score_triton(logits[2:3], temperature[2:3], token[2:3])[0], found[2:3])
 
 
-CHECKS = [check_linear, check_lightning, check_attention, check_rotation, check_rows, check_norms, check_score]
+def check_gradients(device: str, dtype: torch.dtype) -> None:
+    """Of what has no ordinary forward, against float64's of the same functions; outputs are the kernels' own."""
+    from kernels.exact.gradients import ExactChoice, ExactLightning, ExactMasterLinear, ExactRouterLogits
+    from kernels.exact.lightning_triton import lightning_triton
+    from kernels.exact.linear_triton import dense_triton
+    from kernels.exact.rows_triton import route_triton
+
+    generator = torch.Generator().manual_seed(0)
+
+    def randoms(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device, kind)
+
+    def compare(exact, ordinary, wanted: Tensor, *given: Tensor) -> None:
+        leaves = [x.clone().requires_grad_() for x in given]
+        wide = [x.double().requires_grad_() for x in given]
+        out, reference = exact(*leaves), ordinary(*wide)
+        assert torch.equal(out, wanted)
+        dout = randoms(*out.shape)
+        out.backward(dout.to(out.dtype))
+        reference.backward(dout.double())
+        for leaf, exactly in zip(leaves, wide, strict=True):
+            narrowest = max(torch.finfo(dtype).eps, torch.finfo(leaf.dtype).eps)
+            assert leaf.grad.dtype is leaf.dtype
+            assert relative(leaf.grad, exactly.grad) < max(2e-6, 4 * narrowest)
+
+    slopes = torch.tensor([0.9, 1e-3], dtype=torch.float64, device=device)
+    cu = torch.tensor([0, 70, 73, 201], device=device)
+    qkv = randoms(201, 2 * 3 * 16)
+    compare(
+        lambda x: ExactLightning.apply(x, slopes, cu),
+        lambda x: silu_lightning(x, slopes, cu)[0],
+        lightning_triton(qkv, slopes, cu, None, False)[0],
+        qkv,
+    )
+    logits = randoms(70, 6, kind=torch.float32)
+    for given in (None, torch.rand(70, 6, generator=generator).topk(2).indices.to(device)):
+        weight, chosen = route_triton(logits, 2, given)
+        compare(
+            lambda x, given=given: ExactChoice.apply(x, 2, given)[0],
+            lambda x, chosen=chosen: x.gather(1, chosen).softmax(-1),
+            weight,
+            logits,
+        )
+    x, router = randoms(70, 64), randoms(6, 64, kind=torch.float32)
+    compare(ExactRouterLogits.apply, F.linear, dense_triton(x, router, torch.float32), x, router)
+    if device == "cuda" and dtype is not torch.float32:  # torch has no such product on CPUs
+        weight = randoms(48, 64, kind=torch.float32)
+        compare(
+            ExactMasterLinear.apply,
+            lambda x, w: F.linear(x, w.to(dtype).double()),
+            dense_triton(x, weight.to(dtype), dtype),
+            x,
+            weight,
+        )
+
+
+CHECKS = [
+    *(check_linear, check_lightning, check_attention, check_rotation),
+    *(check_rows, check_norms, check_score, check_gradients),
+]
 
 
 @interpreted
