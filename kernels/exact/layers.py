@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels.experts.moe import by_row, top_experts
 from kernels.experts.moe import moe_experts as ordinary_experts
 from kernels.function import Function
-from kernels.head.logprobs import head_logprobs, in_triton
+from kernels.head.logprobs import SlicedLogprobs, in_triton, row_slices
 from kernels.linear import linear as ordinary_linear
 from kernels.native.library import serves
 from kernels.native.sample import score_native
@@ -27,7 +27,6 @@ from kernels.norm.rms_norm import scaled_sum
 
 _ROWS = 16  # of a block on a CPU: fewer take other paths through MKL
 _NUMBERS = 1 << 14  # of a block of elementwise work on a CPU: one thread, and whole vectors
-_LOGITS_AT_ONCE = 1 << 24
 
 
 class _Straight(Function):
@@ -253,20 +252,22 @@ def exact_logprobs(
 
         return ExactHead.apply(hidden_TX.contiguous(), weight_VX.contiguous(), targets_T.contiguous(), temperature)
 
-    def run(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return _ScoredLogprobs.apply(hidden_TX, weight_VX, targets_T, temperature)
+
+
+class _ScoredLogprobs(SlicedLogprobs):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        rows = max(1, _LOGITS_AT_ONCE // len(weight))
-        logprobs, entropies = [hidden.new_empty(0, dtype=dtype)], [hidden.new_empty(0, dtype=dtype)]
-        for part, targets in zip(hidden.split(rows), targets_T.split(rows), strict=True):
-            logits, temperatures = linear(part, weight, dtype), torch.full_like(targets, temperature, dtype=dtype)
-            for found, values in zip((logprobs, entropies), _score(logits, temperatures, targets), strict=True):
-                found.append(values)
-        return torch.cat(logprobs), torch.cat(entropies)
-
-    def ordinary(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return head_logprobs(hidden, weight, targets_T, temperature)
-
-    return straight(run, ordinary, hidden_TX, weight_VX)
+        logprobs, entropy, lse = hidden.new_empty(3, len(targets), dtype=dtype)
+        for rows in row_slices(hidden, weight):
+            logits, own = linear(hidden[rows], weight, dtype), targets[rows]
+            temperatures = torch.full_like(own, temperature, dtype=dtype)
+            logprobs[rows], entropy[rows] = _score(logits, temperatures, own)
+            lse[rows] = logits.gather(1, own[:, None]).squeeze(1) / temperature - logprobs[rows]
+        ctx.save_for_backward(hidden, weight, targets, lse, entropy)
+        ctx.temperature = temperature
+        return logprobs, entropy
 
 
 def _score(logits_TV: Tensor, temperature_T: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:

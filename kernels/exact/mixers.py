@@ -15,6 +15,7 @@ from kernels.attention import varlen_attention
 from kernels.exact.layers import pointwise, straight
 from kernels.lightning.qkv import silu_lightning
 from kernels.native.library import call, serves
+from kernels.native.train import Lightning as NativeLightning
 
 
 def lightning(
@@ -37,11 +38,29 @@ def lightning(
 
     if not torch.is_grad_enabled():
         return run(qkv_TJ)
-    if qkv_TJ.is_cuda and qkv_TJ.dtype != torch.float64 and qkv_TJ.shape[1] <= 3 * 128 * len(slopes_H):
+    begins = initial is None and not final
+    if begins and qkv_TJ.is_cuda and qkv_TJ.dtype != torch.float64 and qkv_TJ.shape[1] <= 3 * 128 * len(slopes_H):
         from kernels.exact.gradients import ExactLightning
 
         return ExactLightning.apply(qkv_TJ, slopes_H, cu_seqlens), None
+    if begins and serves(qkv_TJ):
+        return _NativeLightning.apply(qkv_TJ, slopes_H, cu_seqlens), None
     return straight(lambda qkv: run(qkv)[0], lambda qkv: silu_lightning(qkv, slopes_H, cu_seqlens)[0], qkv_TJ), None
+
+
+class _NativeLightning(NativeLightning):
+    """Token by token, with the gradient of `silu_lightning`."""
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, slopes_H: Tensor, cu_seqlens: Tensor):  # type: ignore[override]
+        qkv, cu_seqlens = qkv.contiguous(), cu_seqlens.long().contiguous()
+        ctx.save_for_backward(qkv, slopes_H.float(), cu_seqlens)
+        heads, dim = len(slopes_H), qkv.shape[1] // (3 * len(slopes_H))
+        return _token_by_token(qkv, slopes_H, cu_seqlens, qkv.new_zeros(len(cu_seqlens) - 1, heads, dim, dim))
+
+    @staticmethod
+    def backward(ctx, do_THD: Tensor):  # type: ignore[override]
+        return NativeLightning.backward(ctx, do_THD, None)[:3]
 
 
 def lightning_decode(

@@ -36,7 +36,7 @@ def head_logprobs(
 
         logprobs_T, entropy_T = head_logprobs_triton(hidden_TX, weight_VX, targets_T, temperature)
     else:
-        logprobs_T, entropy_T = _HeadLogprobs.apply(hidden_TX, weight_VX, targets_T, temperature)
+        logprobs_T, entropy_T = SlicedLogprobs.apply(hidden_TX, weight_VX, targets_T, temperature)
     if token_weights_T is None:
         return logprobs_T, entropy_T
     return logprobs_T * token_weights_T, entropy_T * token_weights_T
@@ -71,14 +71,16 @@ def _refuse_unfit(
         raise ValueError(f"temperature is {temperature}: must be positive")
 
 
-class _HeadLogprobs(Function):
+class SlicedLogprobs(Function):
+    """Some rows of logits at a time, natively or in torch; computed again for the gradient."""
+
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
         compute = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         wide_weight = weight.to(compute)
         logprobs = torch.empty(len(targets), dtype=compute, device=hidden.device)
         lse, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for rows in _row_slices(hidden, weight):
+        for rows in row_slices(hidden, weight):
             if serves(hidden, weight):
                 logits = native_train.matmul(hidden[rows], weight.T)
                 lse[rows], logprobs[rows], entropy[rows] = native_train.softmax_statistics(
@@ -101,7 +103,7 @@ class _HeadLogprobs(Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(wide_weight)
         entropy_matters = bool(grad_entropy.any())
-        for rows in _row_slices(hidden, weight):
+        for rows in row_slices(hidden, weight):
             if serves(hidden, weight):
                 logits = native_train.matmul(hidden[rows], weight.T)
                 given = (lse[rows], entropy[rows], grad_logprobs[rows], grad_entropy[rows])
@@ -123,6 +125,7 @@ class _HeadLogprobs(Function):
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
-def _row_slices(hidden_TX: Tensor, weight_VX: Tensor) -> list[slice]:
+def row_slices(hidden_TX: Tensor, weight_VX: Tensor) -> list[slice]:
+    """Of as many rows as may have logits at one time."""
     rows = max(1, _LOGITS_AT_ONCE // len(weight_VX))
     return [slice(start, start + rows) for start in range(0, len(hidden_TX), rows)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.head.logprobs import _HeadLogprobs, head_logprobs
+from kernels.head.logprobs import SlicedLogprobs, head_logprobs
 from tests.kernels.interpreted import interpreted
 
 Sides = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -47,7 +47,7 @@ def outcome(
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    return _HeadLogprobs.apply(hidden, weight, targets, temperature)
+    return SlicedLogprobs.apply(hidden, weight, targets, temperature)
 
 
 def check(
