@@ -36,10 +36,11 @@ class Sampler:
         features: how many of the running sequences ask for what `Sequence.features` names.
         """
         rows = self.rows
-        if not any(features[name] for name in ("cut", "watched", "interruption")):
-            if logits_BV.is_cuda or serves(logits_BV):
-                code_B = self._fused(slots, logits_BV, features["min_tokens"] > 0)
-                return self._report(sequences, clock, slots, code_B, features)
+        plain = not any(features[name] for name in ("cut", "top_logprobs", "interruption"))
+        if plain and (logits_BV.is_cuda or serves(logits_BV)):
+            drawn = self._drawn(slots, logits_BV, features["min_tokens"] > 0)
+            watched = _watched(sequences, *drawn, None) if features["watched"] else None
+            return self._report(sequences, clock, slots, self._recorded(slots, *drawn), features, watched)
         count_B = rows.count[slots].clone()
         if features["interruption"]:
             self._interrupt(sequences, clock)
@@ -61,7 +62,7 @@ class Sampler:
         slots: slice,
         code_B: Tensor,
         features: Mapping[str, int],
-        watched: Watched | None = None,
+        watched: Watched | None,
     ) -> Report:
         if features["stop_strings"]:
             match_stops(self.rows.stop_table.matcher, code_B, self.rows.longs, RECORDED, slots.start)
@@ -70,10 +71,10 @@ class Sampler:
     def _draw(
         self, slots: slice, count_B: Tensor, logits_BV: Tensor, features: Mapping[str, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, their log-probabilities and, where somebody watches, those of the whole vocabulary (else empty)."""
+        """Tokens, their log-probabilities and, where somebody asks, those of the whole vocabulary (else empty)."""
         rows = self.rows
         temperature_B, key_B = rows.temperature[slots], rows.key[slots]
-        if serves(logits_BV) and not features["cut"] and not features["watched"]:
+        if serves(logits_BV) and not features["cut"] and not features["top_logprobs"]:
             return *sample_native(logits_BV, temperature_B, key_B, count_B), logits_BV[:0]
         cut = (rows.top_p[slots], rows.top_k[slots]) if features["cut"] else ()
         token_B, logprob_B, logp_BV = sample(logits_BV, temperature_B, uniform(key_B, count_B), *cut)
@@ -95,14 +96,15 @@ class Sampler:
         logp_BV = tempered_logprobs(logits_BV, temperature_B.masked_fill(temperature_B == 0, 1.0))
         return logp_BV.gather(1, token_B[:, None]).squeeze(1)
 
-    def _fused(self, slots: slice, logits_BV: Tensor, bans: bool) -> Tensor:
-        """The whole step in a few launches, or two native calls; codes into STOPS [B]."""
+    def _recorded(self, slots: slice, token_B: Tensor, logprob_B: Tensor) -> Tensor:
+        """What `_record` and `_ended` do in one launch, or one native call; codes into STOPS [B]."""
         record: Callable[..., Tensor] = record_native
-        if logits_BV.is_cuda:
+        if token_B.is_cuda:
             from kernels.decoding.record_triton import record_triton as record
         rows = self.rows
         return record(
-            *self._drawn(slots, logits_BV, bans),
+            token_B,
+            logprob_B,
             rows.stop_ids[slots],
             rows.longs,
             RECORDED,
@@ -164,7 +166,9 @@ class Sampler:
         return rows.forced[slots].gather(1, index_B[:, None]).squeeze(1).where(written_B, token_B), written_B
 
 
-def _watched(sequences: list[Sequence], token_B: Tensor, logprob_B: Tensor, logp_BV: Tensor) -> Watched:
+def _watched(sequences: list[Sequence], token_B: Tensor, logprob_B: Tensor, logp_BV: Tensor | None) -> Watched:
     most = max(sequence.request.top_logprobs for sequence in sequences)
+    if logp_BV is None or not most:
+        return Watched(token_B, logprob_B, token_B.new_empty(len(token_B), 0), logprob_B.new_empty(len(token_B), 0))
     top = logp_BV.topk(min(most, logp_BV.shape[1]), dim=-1)
     return Watched(token_B, logprob_B, top.indices, top.values)

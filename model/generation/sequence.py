@@ -52,6 +52,7 @@ class Sequence:
             "stop_strings": bool(request.stop_strings),
             "min_tokens": request.min_tokens > 0,
             "watched": request.observer is not None,
+            "top_logprobs": request.observer is not None and request.top_logprobs > 0,
             "interruption": request.interruption is not None,
         }
         return [name for name, wanted in asked.items() if wanted]

@@ -49,7 +49,9 @@ class GrowingText:
     def _settle(self, new: str, final: bool) -> str:
         pending = self._pending + new
         stops = self.stops if len(self._ids) > self.min_tokens else ()
-        found = [at for at in map(pending.find, stops) if at >= 0]
+        # What was pending may hold one that was complete too early.
+        starts = (pending.find(stop, max(0, len(self._pending) - len(stop) + 1)) for stop in stops)
+        found = [at for at in starts if at >= 0]
         if found:
             settled, self._pending, self.stopped = pending[: min(found)], "", True
         else:

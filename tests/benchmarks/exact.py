@@ -112,7 +112,7 @@ def _steps(networks: dict[bool, MiniMax], batch: int) -> None:
         for exact, engine in engines.items():
             seconds[exact] += generation.timed_steps(engine, new // 6)
     times = {exact: median(found) for exact, found in seconds.items()}
-    print(f"\nengine, batch {batch}: " + _compared(times), flush=True)
+    print(f"\nengine, batch {batch}: " + _compared(times, times[True] / times[False] - 1), flush=True)
 
 
 def _learner(networks: dict[bool, MiniMax], sequences: int, length: int) -> None:
@@ -125,8 +125,10 @@ def _learner(networks: dict[bool, MiniMax], sequences: int, length: int) -> None
         "forward and backward": lambda network: network.logprobs(tokens, borders)[0].sum().backward(),
     }
     for name, part in parts.items():
-        times = {exact: min(_seconds(part, networks[exact]) for _ in range(4)) for exact in MODES}
-        print(f"\nlearner, {sequences} x {length} tokens, {name}: " + _compared(times), flush=True)
+        pairs = [[_seconds(part, networks[exact]) for exact in MODES] for _ in range(12)][2:]
+        times = {exact: median(pair[exact] for pair in pairs) for exact in MODES}
+        cost = median(pair[True] / pair[False] - 1 for pair in pairs)
+        print(f"\nlearner, {sequences} x {length} tokens, {name}: " + _compared(times, cost), flush=True)
 
 
 def _seconds(part: Callable[[MiniMax], Any], network: MiniMax) -> float:
@@ -143,9 +145,8 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _compared(times: dict[bool, float]) -> str:
-    ratio = times[True] / times[False] - 1
-    return ", ".join(f"{_name(exact)} {times[exact] * 1e3:.2f} ms" for exact in MODES) + f": {ratio:+.0%}"
+def _compared(times: dict[bool, float], cost: float) -> str:
+    return ", ".join(f"{_name(exact)} {times[exact] * 1e3:.2f} ms" for exact in MODES) + f": {cost:+.0%}"
 
 
 def _name(exact: bool) -> str:

@@ -16,7 +16,11 @@ def network():
 
 
 @pytest.mark.parametrize(
-    "other", [{"top_p": 0.9}, {"top_k": 3}, {"observer": lambda _: None}, {"min_tokens": 9}, {"temperature": 0}]
+    "other",
+    [
+        *({"top_p": 0.9}, {"top_k": 3}, {"min_tokens": 9}, {"temperature": 0}, {"stop_ids": (20, 30)}),
+        *({"observer": lambda _: None}, {"observer": lambda _: None, "top_logprobs": 2}),
+    ],
 )
 def test_a_neighbour_changes_no_bit(network, other):
     plain = Request(0, np.array([7, 8, 9]), list(range(40)), 20)

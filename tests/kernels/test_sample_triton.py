@@ -62,7 +62,12 @@ def check_records(device: str) -> None:
 def test_native_records():
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
-    compare_with_torch(lambda rows, logits: Sampler(rows, 2, 0.3)._fused(slice(2, 8), logits, True), "cpu")
+
+    def step(rows: Rows, logits: torch.Tensor) -> torch.Tensor:
+        slots, sampler = slice(2, 8), Sampler(rows, 2, 0.3)
+        return sampler._recorded(slots, *sampler._drawn(slots, logits, bans=True))
+
+    compare_with_torch(step, "cpu")
 
 
 LIKELY = math.log(0.3)
