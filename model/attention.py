@@ -56,13 +56,16 @@ class LightningAttention(nn.Module):
 
     def forward(self, x_TX: Tensor, packed: Packed) -> Tensor:
         past = packed.past.states[self.layer] if packed.past else None
-        wanted = packed.future is not None
-        qkv_TJ, slopes_H = self.qkv_proj(x_TX), self.slopes(x_TX.device)
-        # The positions of a pass were counted by these borders, and that they end at T was asserted there.
-        o_THD, state = silu_lightning(qkv_TJ, slopes_H, packed.cu_seqlens, past, wanted, checked=True)
+        o_THD, state = self._attend(self.qkv_proj(x_TX), packed.cu_seqlens, past, packed.future is not None)
         if packed.future is not None and state is not None:
             packed.future.states[self.layer] = state
         return self._output(x_TX, o_THD)
+
+    def _attend(
+        self, qkv_TJ: Tensor, cu_seqlens: Tensor, past: Tensor | None, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        # The positions of a pass were counted by these borders, and that they end at T was asserted there.
+        return silu_lightning(qkv_TJ, self.slopes(qkv_TJ.device), cu_seqlens, past, wanted, checked=True)
 
     def decode(self, x_BX: Tensor, state_BHDD: Tensor) -> Tensor:
         """One token a sequence; the state is updated in place."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.decoding.head_triton import decode_head
 from kernels.decoding.linear_triton import Tiles
+from kernels.device import on_hopper
 from kernels.experts.rows_triton import BLOCK_ROWS, Rows
 from kernels.experts.train_triton import product
 from kernels.launcher import launched
@@ -128,7 +129,7 @@ def dense_triton(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype) -> Tensor:
             decode_head(x_TK.contiguous(), weight_NK.contiguous(), y_TN, _HEAD)
         return y_TN
     whole = rows >= _MANY and depth % 8 == 0 and columns % 8 == 0 and dtype == weight_NK.dtype == torch.bfloat16
-    if not whole or torch.cuda.get_device_capability(x_TK.device)[0] != 9:
+    if not whole or not on_hopper(x_TK.device):
         return linear_triton(x_TK, weight_NK, dtype=dtype)
     x_TK = F.pad(x_TK, (0, 0, 0, -rows % BLOCK_ROWS)) if rows % BLOCK_ROWS else x_TK.contiguous()
     ends = torch.full((1,), len(x_TK), dtype=torch.int32, device=x_TK.device)

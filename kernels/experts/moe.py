@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.device import on_hopper
 from kernels.native.library import serves
 
 
@@ -49,7 +50,7 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
 
 def by_row(x_TX: Tensor, down_EXI: Tensor) -> bool:
     """Whether `moe_experts` runs in kernels that give a row the same bits whatever other rows there are."""
-    return x_TX.dtype == torch.bfloat16 and _on_hopper(x_TX) and _groupable(x_TX, down_EXI)
+    return x_TX.dtype == torch.bfloat16 and on_hopper(x_TX.device) and _groupable(x_TX, down_EXI)
 
 
 def moe_experts_reference(
@@ -78,11 +79,6 @@ def routed_experts(x_TX: Tensor, logits_TE: Tensor, top_k: int, gate_up_EJX: Ten
 
     fits = len(x_TX) <= MOST_TOKENS and gate_up_EJX.dtype == x_TX.dtype and _groupable(x_TX, down_EXI)
     return routed_experts_triton(x_TX, logits_TE, top_k, gate_up_EJX, down_EXI) if fits else None
-
-
-def _on_hopper(x_TX: Tensor) -> bool:
-    """Whose tensor memory accelerator and shared memory the kernels count on."""
-    return x_TX.is_cuda and torch.cuda.get_device_capability(x_TX.device)[0] == 9
 
 
 def _groupable(x_TX: Tensor, down_EXI: Tensor) -> bool:

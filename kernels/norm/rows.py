@@ -137,5 +137,7 @@ def sum_kernel(a_ptr, b_ptr, out_ptr, numbers, alpha, beta, BLOCK: tl.constexpr,
         tl.store(a_ptr + at, b * alpha, mask=at < numbers)
         out = b * beta
     else:
-        out = tl.load(a_ptr + at, mask=at < numbers, other=0.0) * alpha + b * beta
+        a = tl.load(a_ptr + at, mask=at < numbers, other=0.0).to(tl.float32)
+        # Left to the compiler, which product is fused depends on where in a block a number lies.
+        out = tl.fma(a, tl.zeros_like(a) + alpha, b * beta)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=at < numbers)

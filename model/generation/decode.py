@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.experts.moe import by_row
 from model.generation.cache import DecodeCache
 from model.generation.native import NativeDecoder
 from model.generation.rows import Rows
@@ -16,6 +17,19 @@ from model.routing import Routing
 
 _FUSED_BYTES = 160 << 10
 _BUCKET = 32  # step between batch sizes of graphs above this many rows
+
+
+def for_sampling(network: MiniMax) -> MiniMax:
+    """The same, changed in place: parameters in `sampling_precision`, and where there are kernels that give a row of a
+    prompt its bits in any company, layers that take them."""
+    network = sampling_precision(network.eval())
+    layer: Any = network.model.layers[0]
+    down_EXI = layer.mlp.experts.down_proj
+    if not network.exact and network.compute_dtype == torch.bfloat16 and by_row(down_EXI[0], down_EXI):
+        from model.generation.by_row import make_by_row
+
+        make_by_row(network)
+    return network
 
 
 def sampling_precision(network: MiniMax) -> MiniMax:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.exact import TILE
 from model.generation.cache import DecodeCache, cache_pages
-from model.generation.decode import Decoder, sampling_precision
+from model.generation.decode import Decoder, for_sampling
 from model.generation.pages import PagePool
 from model.generation.reading import Queue, Reader, Reading, Waiting
 from model.generation.report import Report
@@ -30,7 +30,7 @@ class Engine:
     """Decodes up to `slots` sequences at once; the network's weights may be replaced in place between steps.
 
     Args:
-        network: its parameters are cast in place to what sampling computes in (`sampling_precision`).
+        network: the engine's from now on, as `for_sampling` changes it in place.
         prefill_tokens: prompt tokens read between two decoding steps.
         repetition_tokens: a response ends after as many consecutive tokens above `repetition_probability` (M1).
         max_length: tokens of the longest prompt with its response; unset: what the network or the cache allows.
@@ -59,7 +59,7 @@ class Engine:
         spellings: list[bytes] | None = None,
         record_routing: bool = False,
     ):
-        self.network, self.slots = sampling_precision(network.eval()), slots
+        self.network, self.slots = for_sampling(network), slots
         self.admit_slots = admit_slots or max(1, slots // 8)
         device, config, dtype = network.lm_head.weight.device, network.config, network.compute_dtype
         page_tokens = page_tokens or (64 if device.type == "cuda" else 16)
