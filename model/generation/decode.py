@@ -24,8 +24,8 @@ def for_sampling(network: MiniMax) -> MiniMax:
     prompt its bits in any company, layers that take them."""
     network = sampling_precision(network.eval())
     layer: Any = network.model.layers[0]
-    down_EXI = layer.mlp.experts.down_proj
-    if not network.exact and network.compute_dtype == torch.bfloat16 and by_row(down_EXI[0], down_EXI):
+    down_EXI, exact = layer.mlp.experts.down_proj, network.exact
+    if not exact and network.config.head_dim <= 128 and by_row(down_EXI[0], down_EXI):
         from model.generation.by_row import make_by_row
 
         make_by_row(network)

@@ -41,7 +41,8 @@ class Engine:
             answers soonest.
         spellings: bytes of each token (`model.spelling.spellings`), by which stop strings are found.
         record_routing: completions carry the experts that each of their tokens went to.
-    `reserved` says what memory was set aside; nothing more is taken but for the passes themselves.
+    `reserved` says what memory was set aside; nothing more is taken but for the passes themselves, and a KiB for each
+    byte of the stop strings of running requests.
     """
 
     def __init__(
