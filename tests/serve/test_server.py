@@ -186,6 +186,7 @@ BAD = [
     (dict(seed=1 << 64), "seed"),
     (dict(stop=[""]), "stop"),
     (dict(stop=["a", "b", "c", "d", "e"]), "stop"),
+    (dict(stop=["é" * 300, "a" * 425]), "stop"),
     (dict(frequency_penalty=0.5), "frequency_penalty"),
     (dict(extra_body={"nonsense": 1}), "nonsense"),
     (dict(stream_options=3), "stream_options"),
