@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator
 
 from configs.errors import ConfigError
-from configs.schema import MOST_STOP_BYTES, Anchor, OptimizerConfig, PromptStyle, RunConfig
+from configs.schema import MOST_STOP_BYTES, Anchor, OptimizerConfig, PromptStyle, RunConfig, stop_bytes
 
 # Ray refuses an object store below 75 MiB.
 _MIN_OBJECT_STORE_MB = 80
@@ -177,7 +177,7 @@ def _sampling(config: RunConfig) -> Iterator[str]:
         yield f"sampling.min_tokens={sampling.min_tokens}: more than sampling.max_tokens={sampling.max_tokens}"
     if not all(sampling.stop):
         yield f"sampling.stop={sampling.stop}: no string may be empty, all responses would end with it"
-    if (length := sum(len(string.encode()) for string in sampling.stop)) > MOST_STOP_BYTES:
+    if (length := stop_bytes(sampling.stop)) > MOST_STOP_BYTES:
         yield f"sampling.stop: {length} bytes together, must be at most {MOST_STOP_BYTES}"
     if sampling.thinking_tokens >= sampling.max_tokens:
         yield (

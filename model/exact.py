@@ -20,6 +20,7 @@ from model.layers import (
     StreamNorm,
     at_least_float32,
     rotate,
+    swap_classes,
 )
 from model.moe import Experts, MoE, Router, SharedExpert
 from model.routing import Routing
@@ -138,7 +139,5 @@ _EXACT: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def make_exact(network: nn.Module) -> None:
-    """Its layers compute exactly from now on; parameters and their names stay."""
-    module: Any
-    for module in network.modules():
-        module.__class__ = _EXACT.get(type(module), type(module))
+    """Its layers compute exactly from now on."""
+    swap_classes(network, _EXACT)

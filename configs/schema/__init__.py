@@ -14,6 +14,7 @@ from configs.schema.data import (
     RewardsConfig,
     SamplingConfig,
     TaskConfig,
+    stop_bytes,
 )
 from configs.schema.model import LIGHTNING, SOFTMAX, ModelConfig
 from configs.schema.run import ModelSection, RunConfig
@@ -60,4 +61,5 @@ __all__ = [
     "TrackingConfig",
     "TrackingMode",
     "WarmStartConfig",
+    "stop_bytes",
 ]

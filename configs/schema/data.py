@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Dict, List, Optional
 
 MOST_STOP_BYTES = 1024  # of a request's stop strings together: each costs a KiB on the device
+
+
+def stop_bytes(strings: Iterable[str]) -> int:
+    """Of stop strings together, halves of surrogate pairs included, which JSON can bring."""
+    return sum(len(string.encode("utf-8", "surrogatepass")) for string in strings)
 
 
 class ChatTemplate(str, Enum):

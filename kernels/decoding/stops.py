@@ -36,7 +36,12 @@ def match_stops(matcher: Matcher, code_B: Tensor, table_CS: Tensor, columns: Col
     if code_B.is_cuda:
         from kernels.decoding.stops_triton import match_triton
 
-        return match_triton(matcher, code_B, table_CS, columns, first_slot)
+        match_triton(matcher, code_B, table_CS, columns, first_slot)
+    else:
+        _match_on_host(matcher, code_B, table_CS, columns, first_slot)
+
+
+def _match_on_host(matcher: Matcher, code_B: Tensor, table_CS: Tensor, columns: Columns, first_slot: int) -> None:
     table, next_SB = table_CS.numpy(), matcher.next_SB.numpy()
     starts, spelled, codes = matcher.starts_V.numpy(), matcher.bytes_N.numpy(), code_B.numpy()
     for index in range(len(code_B)):
@@ -51,4 +56,3 @@ def match_stops(matcher: Matcher, code_B: Tensor, table_CS: Tensor, columns: Col
         row[columns.stop_state] = state
         if hit and row[columns.count] > row[columns.min_tokens] and codes[index] != 1:
             codes[index] = STOPPED
-    return None

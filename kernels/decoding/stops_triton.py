@@ -39,13 +39,13 @@ def _stops_kernel(
     token = tl.load(columns_ptr + TOKEN * slots + slot, mask=matched, other=0)
     start = tl.load(starts_ptr + token, mask=matched, other=0)
     length = tl.load(starts_ptr + token + 1, mask=matched, other=0) - start
-    hit = matched & (state < 0)
+    hit = tl.zeros([ROWS], tl.int1)
     for j in range(0, tl.max(length, 0)):
         there = j < length
         byte = tl.load(bytes_ptr + start + j, mask=there, other=0)
         entry = tl.load(next_ptr + state * 256 + byte, mask=there, other=0)
         hit = hit | (entry < 0)
-        state = tl.where(there, tl.where(entry < 0, -1 - entry, entry).to(tl.int64), state)
+        state = tl.where(there, tl.where(entry < 0, ~entry, entry).to(tl.int64), state)
     tl.store(columns_ptr + STATE * slots + slot, state, mask=matched)
     count = tl.load(columns_ptr + COUNT * slots + slot, mask=matched, other=0)
     hit = hit & (count > tl.load(columns_ptr + LEAST * slots + slot, mask=matched, other=0))

@@ -19,7 +19,7 @@ from kernels.lightning.launch import walk
 from kernels.norm import launch
 from kernels.silu import silu_qkv
 from model.attention import LightningAttention, SoftmaxAttention
-from model.layers import AddedStreamNorm, Linear, LMHead, Packed, RMSNorm, StreamNorm
+from model.layers import AddedStreamNorm, Linear, LMHead, Packed, RMSNorm, StreamNorm, swap_classes
 from model.moe import MoE
 from model.network import MiniMax
 from model.routing import Routing
@@ -97,6 +97,4 @@ _BY_ROW: dict[type[nn.Module], type[nn.Module]] = {
 
 def make_by_row(network: MiniMax) -> None:
     """From now on it is for sampling alone, in bf16 on Hopper GPUs."""
-    module: Any
-    for module in network.modules():
-        module.__class__ = _BY_ROW.get(type(module), type(module))
+    swap_classes(network, _BY_ROW)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import MOST_STOP_BYTES
+from configs.schema import MOST_STOP_BYTES, stop_bytes
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def problem(request: Request, max_length: int, vocabulary: int) -> str | None:
         return "needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and min_tokens >= 0"
     if request.stop_strings and not all(request.stop_strings):
         return "needs stop strings that are not empty"
-    if sum(len(string.encode("utf-8", "surrogatepass")) for string in request.stop_strings) > MOST_STOP_BYTES:
+    if stop_bytes(request.stop_strings) > MOST_STOP_BYTES:
         return f"its stop strings are longer than {MOST_STOP_BYTES} bytes together"
     if cut and not 1 <= cut.after < wanted - len(cut.closing_T):
         return f"thinking of {cut.after} tokens and its closing leave nothing of max_tokens={wanted} to answer in"

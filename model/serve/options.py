@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import MOST_STOP_BYTES
+from configs.schema import MOST_STOP_BYTES, stop_bytes
 from model.serve.errors import RequestError, shown
 
 _COMMON = {
@@ -120,6 +120,6 @@ def _stops(value: Any) -> tuple[str, ...]:
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(stop, str) and stop for stop in stops):
         raise RequestError("stop: must be a text or up to four texts, none empty", "stop", "invalid_value")
-    if sum(len(stop.encode("utf-8", "surrogatepass")) for stop in stops) > MOST_STOP_BYTES:
+    if stop_bytes(stops) > MOST_STOP_BYTES:
         raise RequestError(f"stop: must be at most {MOST_STOP_BYTES} bytes together", "stop", "invalid_value")
     return tuple(stops)
