@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 .PHONY: train test lint install
 
 train: $(STAMP)
-	$(BIN)/python -m train experiment=quickstart $(ARGS)
+	$(BIN)/cispo train experiment=quickstart $(ARGS)
 
 # Two processes share the files (pytest-xdist): most of the longest tests wait for Ray. tests/conftest.py deals them out.
 test: lint

@@ -6,8 +6,8 @@ import math
 import operator
 from collections.abc import Iterator
 
-from configs.errors import ConfigError
-from configs.schema import MOST_STOP_BYTES, Anchor, OptimizerConfig, PromptStyle, RunConfig, stop_bytes
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.schema import MOST_STOP_BYTES, Anchor, OptimizerConfig, PromptStyle, RunConfig, stop_bytes
 
 # Ray refuses an object store below 75 MiB.
 _MIN_OBJECT_STORE_MB = 80

@@ -9,8 +9,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from configs.errors import ConfigError
-from configs.schema import RunConfig
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.schema import RunConfig
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 

@@ -15,12 +15,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from configs.check import check
-from configs.errors import ConfigError, refusals
-from configs.keys import refuse_unknown, type_of, wanted
-from configs.schema import RunConfig
-from configs.usage import FOLDER, groups, usage
-from configs.warn import warnings
+from lightning_cispo.configs.check import check
+from lightning_cispo.configs.errors import ConfigError, refusals
+from lightning_cispo.configs.keys import refuse_unknown, type_of, wanted
+from lightning_cispo.configs.schema import RunConfig
+from lightning_cispo.configs.usage import FOLDER, groups, usage
+from lightning_cispo.configs.warn import warnings
 
 # What may change when a run goes on; all else would make it another run.
 RESUMABLE = ("resume", "dry_run", "steps", "tracking", "cluster", "evaluation", "checkpoints")
@@ -54,14 +54,19 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def main_config(
-    arguments: Sequence[str], *preflight: Callable[[RunConfig], None], data_shorthand: bool = False
+    command: str,
+    arguments: Sequence[str] | None,
+    *preflight: Callable[[RunConfig], None],
+    data_shorthand: bool = False,
 ) -> RunConfig:
     """A program's configuration. Prints help, warnings, or one `error:` line with exit code 2, whichever is due.
 
-    `preflight` are further checks, which raise ConfigError.
+    `command` is its name in the help. Without `arguments` those of the command line count. `preflight` are further
+    checks, which raise ConfigError.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print(usage(f"python -m {_program()}"))
+        print(usage(command))
         raise SystemExit(0)
     with refusals():
         config = load_config(arguments, data_shorthand)
@@ -70,11 +75,6 @@ def main_config(
     for warning in warnings(config):
         print(f"warning: {warning}", file=sys.stderr)
     return config
-
-
-def _program() -> str:
-    spec = sys.modules["__main__"].__spec__
-    return spec.name.removesuffix(".__main__") if spec else "train"
 
 
 def _file_data(overrides: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from configs.schema import RunConfig
+from lightning_cispo.configs.schema import RunConfig
 
 FOLDER = Path(__file__).parent
 _COMMENT = re.compile(r"^    (\w+):[^#\n]*#\s*(.+)$", re.MULTILINE)
@@ -32,6 +32,11 @@ def usage(program: str) -> str:
         "keys with their defaults; a group's option or an experiment may set others, dry_run=true shows the result",
     ]
     return "\n".join(lines + _section(RunConfig()))
+
+
+def settings_usage(command: str, settings: Any) -> str:
+    """The text of `--help` for a command whose settings are one dataclass."""
+    return "\n".join([f"usage: {command} key=value ...", "", *_section(settings)])
 
 
 def _section(section: Any, prefix: str = "") -> list[str]:

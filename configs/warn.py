@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import Anchor, RunConfig
+from lightning_cispo.configs.schema import Anchor, RunConfig
 
 
 def warnings(config: RunConfig) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.function import Function
+from lightning_cispo.kernels.function import Function
 
 # Tokens from which one sequence alone is worth a plan of cuDNN's, which is made anew for every length.
 _LONG = 8192

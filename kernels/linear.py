@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.function import Function
-from kernels.native.library import serves
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.native.library import serves
 
 
 def linear(x_TX: Tensor, weight_YX: Tensor) -> Tensor:
     """x W^T in x's dtype: [..., Y]. Native on CPUs in float32, elsewhere torch."""
     if x_TX.dim() == 2 and serves(x_TX, weight_YX):
-        from kernels.native.train import Linear
+        from lightning_cispo.kernels.native.train import Linear
 
         return Linear.apply(x_TX, weight_YX)
     master = x_TX.is_cuda and x_TX.dim() == 2 and x_TX.element_size() == 2 and weight_YX.dtype == torch.float32

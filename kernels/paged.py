@@ -21,7 +21,7 @@ def paged_attention(
     Runs in Triton on CUDA; elsewhere the torch reference.
     """
     if q_BHD.is_cuda:
-        from kernels.decoding.attention_triton import paged_attention_triton
+        from lightning_cispo.kernels.decoding.attention_triton import paged_attention_triton
 
         return paged_attention_triton(q_BHD, keys_NKPD, values_NKPD, table_BM, lengths_B)
     return paged_attention_reference(q_BHD, keys_NKPD, values_NKPD, table_BM, lengths_B)

@@ -13,7 +13,7 @@ def silu_qkv(joined_TJ: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     dim = joined_TJ.shape[1] // (3 * heads)
     if joined_TJ.is_cuda and joined_TJ.element_size() < 8:
-        from kernels.silu_triton import SiluQKV
+        from lightning_cispo.kernels.silu_triton import SiluQKV
 
         return SiluQKV.apply(joined_TJ, heads)
     q, k, v = F.silu(joined_TJ).view(len(joined_TJ), heads, 3 * dim).split(dim, dim=-1)

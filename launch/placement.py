@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from configs.errors import ConfigError
+from lightning_cispo.configs.errors import ConfigError
 
 # Of a GPU that a learner rank and rollout workers share: above a half, so that two ranks never meet on one.
 _RANK_SHARE = 0.6

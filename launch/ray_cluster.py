@@ -14,9 +14,9 @@ from typing import Any
 import grpc
 import psutil
 
-from configs.errors import ConfigError
-from configs.schema import ClusterConfig
-from launch.placement import in_place, place
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.schema import ClusterConfig
+from lightning_cispo.launch.placement import in_place, place
 
 # Read by Ray's processes as they start. Idle workers and usage reports cost memory and seconds and serve nothing here.
 _ENVIRONMENT = {

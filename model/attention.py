@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ModelConfig
-from kernels.attention import varlen_attention
-from kernels.lightning import lightning_decode
-from kernels.lightning.qkv import silu_lightning
-from kernels.paged import paged_attention
-from kernels.silu import silu_qkv
-from model.layers import Linear, Packed, RMSNorm, join_packed, rotate
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.kernels.attention import varlen_attention
+from lightning_cispo.kernels.lightning import lightning_decode
+from lightning_cispo.kernels.lightning.qkv import silu_lightning
+from lightning_cispo.kernels.paged import paged_attention
+from lightning_cispo.kernels.silu import silu_qkv
+from lightning_cispo.model.layers import Linear, Packed, RMSNorm, join_packed, rotate
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, TemplateError
 
-from configs.schema import ChatTemplate
+from lightning_cispo.configs.schema import ChatTemplate
 
 BEGIN_DOCUMENT = "<begin_of_document>"
 BEGIN_SENTENCE = "<beginning_of_sentence>"

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ModelConfig
-from model.aside import written_aside
-from model.hf_config import CheckpointError, differences, read_config, to_hf
-from model.layout import IGNORED, Piece, is_router, parameter_shapes, pieces
-from model.partition import local_part
-from model.shards import ShardReader, ShardWriter, listed
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.aside import written_aside
+from lightning_cispo.model.hf_config import CheckpointError, differences, read_config, to_hf
+from lightning_cispo.model.layout import IGNORED, Piece, is_router, parameter_shapes, pieces
+from lightning_cispo.model.partition import local_part
+from lightning_cispo.model.shards import ShardReader, ShardWriter, listed
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 __all__ = ["CheckpointError", "load", "read", "read_config", "save"]

@@ -1,19 +1,20 @@
 """How large a model is, from its config alone. Imports no torch.
 
-python -m model.describe model=minimax_m1
-python -m model.describe model=small num_local_experts=32 world_size=8
-python -m model.describe checkpoint=path/to/folder
+cispo describe model=minimax_m1
+cispo describe model=small num_local_experts=32 world_size=8
+cispo describe checkpoint=path/to/folder
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import LIGHTNING, SOFTMAX, ModelConfig, ModelSection
-from model.hf_config import read_config
-from model.sizes import (
+from lightning_cispo.configs.schema import LIGHTNING, SOFTMAX, ModelConfig, ModelSection
+from lightning_cispo.model.hf_config import read_config
+from lightning_cispo.model.sizes import (
     checkpoint_bytes,
     count_parameters,
     deepseek_r1_flops_per_token,
@@ -108,9 +109,27 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelConfig, int]:
     return config, int(world_size)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table. `arguments` are those of the command line unless given. Exit code 2: a bad argument."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        print(_usage())
+        return 0
     try:
-        print(describe(*parse_arguments(sys.argv[1:])))
+        print(describe(*parse_arguments(given)))
     except ValueError as wrong:
-        print(f"model.describe: {wrong}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _usage() -> str:
+    names = [path.stem for path in sorted(GROUPS.glob("*.yaml")) if path.stem != "checkpoint"]
+    lines = ["usage: cispo describe [model=NAME | checkpoint=FOLDER] [world_size=N] [key=value ...]", ""]
+    lines += [f"  model={'|'.join(names)}", "  checkpoint=FOLDER   in Hugging Face's format", "  world_size=1"]
+    lines += [f"  {key}=" for key in vars(ModelSection())]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.exact import layers as exact
-from kernels.exact import mixers as exact_mixers
-from model.attention import LightningAttention, Paging, SoftmaxAttention
-from model.layers import (
+from lightning_cispo.kernels.exact import layers as exact
+from lightning_cispo.kernels.exact import mixers as exact_mixers
+from lightning_cispo.model.attention import LightningAttention, Paging, SoftmaxAttention
+from lightning_cispo.model.layers import (
     AddedStreamNorm,
     Linear,
     LMHead,
@@ -22,8 +22,8 @@ from model.layers import (
     rotate,
     swap_classes,
 )
-from model.moe import Experts, MoE, Router, SharedExpert
-from model.routing import Routing
+from lightning_cispo.model.moe import Experts, MoE, Router, SharedExpert
+from lightning_cispo.model.routing import Routing
 
 TILE = 64  # tokens of a tile on GPUs, and so of a page
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.schema import LIGHTNING, SOFTMAX, ModelConfig
+from lightning_cispo.configs.schema import LIGHTNING, SOFTMAX, ModelConfig
 
 ORIGINAL_TYPES = ("minimax_m1", "minimax_text_01", "MiniMaxM1", "MiniMaxText01")
 TRANSFORMERS_TYPE = "minimax"

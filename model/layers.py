@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.head.logprobs import head_logprobs
-from kernels.linear import linear
-from kernels.norm.rms_norm import added_stream_norm, rms_norm, stream_norm
-from model.routing import Routing
+from lightning_cispo.kernels.head.logprobs import head_logprobs
+from lightning_cispo.kernels.linear import linear
+from lightning_cispo.kernels.norm.rms_norm import added_stream_norm, rms_norm, stream_norm
+from lightning_cispo.model.routing import Routing
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -101,7 +101,7 @@ def rotate(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     One Triton kernel forward and one backward on CUDA; elsewhere, and in float64, torch.
     """
     if x_THD.is_cuda and x_THD.dtype != torch.float64:
-        from kernels.exact.rotary_triton import Rotate
+        from lightning_cispo.kernels.exact.rotary_triton import Rotate
 
         return Rotate.apply(x_THD, cos, sin)
     return rotate_reference(x_THD, cos, sin)

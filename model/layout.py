@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-from configs.schema import SOFTMAX, ModelConfig
+from lightning_cispo.configs.schema import SOFTMAX, ModelConfig
 
 Shape = tuple[int, ...]
 # Persistent buffers that transformers' port writes beside the weights.

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import ModelConfig
-from kernels.experts.moe import moe_experts, routed_experts, top_experts
-from kernels.experts.router import router_logits
-from model.layers import Linear
-from model.routing import Routing
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.kernels.experts.moe import moe_experts, routed_experts, top_experts
+from lightning_cispo.kernels.experts.router import router_logits
+from lightning_cispo.model.layers import Linear
+from lightning_cispo.model.routing import Routing
 
 
 class Experts(nn.Module):

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from configs.schema import SOFTMAX, ModelConfig
-from kernels.exact import mixers as exact_mixers
-from kernels.exact.layers import pointwise
-from kernels.norm.rms_norm import scaled_sum
-from model.attention import LightningAttention, SoftmaxAttention
-from model.exact import make_exact
-from model.layers import (
+from lightning_cispo.configs.schema import SOFTMAX, ModelConfig
+from lightning_cispo.kernels.exact import mixers as exact_mixers
+from lightning_cispo.kernels.exact.layers import pointwise
+from lightning_cispo.kernels.norm.rms_norm import scaled_sum
+from lightning_cispo.model.attention import LightningAttention, SoftmaxAttention
+from lightning_cispo.model.exact import make_exact
+from lightning_cispo.model.layers import (
     AddedStreamNorm,
     Context,
     Linear,
@@ -25,11 +25,11 @@ from model.layers import (
     rotary_frequencies,
     rotary_tables,
 )
-from model.layout import parameter_shapes
-from model.moe import MoE, SharedExpert
-from model.partition import local_part
-from model.recompute import recomputed
-from model.routing import Routing
+from lightning_cispo.model.layout import parameter_shapes
+from lightning_cispo.model.moe import MoE, SharedExpert
+from lightning_cispo.model.partition import local_part
+from lightning_cispo.model.recompute import recomputed
+from lightning_cispo.model.routing import Routing
 
 
 class Output(NamedTuple):

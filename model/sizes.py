@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from configs.schema import LIGHTNING, SOFTMAX, ModelConfig
-from model.layout import is_router, parameter_shapes
+from lightning_cispo.configs.schema import LIGHTNING, SOFTMAX, ModelConfig
+from lightning_cispo.model.layout import is_router, parameter_shapes
 
 
 @dataclass(frozen=True)

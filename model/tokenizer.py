@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.chat import BEGIN_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE, TEMPLATE
-from model.spelling import byte_letters
+from lightning_cispo.model.chat import BEGIN_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE, TEMPLATE
+from lightning_cispo.model.spelling import byte_letters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

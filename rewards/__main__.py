@@ -1,9 +1,7 @@
-"""Try a verifier: `python -m rewards grade ...` prints one verdict with its parts and why; `python -m rewards bench
-data=...` grades a file of responses, reports throughput, and where another file of verdicts disagrees."""
+"""Try a verifier: `cispo grade` prints one verdict with its parts and why; `cispo bench` grades a file of responses."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -13,56 +11,79 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rewards.code import check_answer, check_tests
-from rewards.grader import Grader, check_gold, check_golds, check_verifier
-from rewards.verdict import Problem, Response, Status
+from lightning_cispo.rewards.code import check_answer, check_tests
+from lightning_cispo.rewards.grader import Grader, check_gold, check_golds, check_verifier
+from lightning_cispo.rewards.verdict import Problem, Response, Status
 
 _SHOWN = 20  # disagreements printed
+_DEFAULTS = {
+    "grade": {"task": "math", "gold": "", "gold_file": "", "response": "", "response_file": ""},
+    "bench": {"data": "", "task": "math", "processes": "2", "against": ""},
+}
+_USAGE = """usage: cispo grade key=value ...    one response; prints its verdict
+       cispo bench key=value ...    a file of responses; prints throughput and disagreements
+
+grade
+  task=math             math, code, exact, or package.module:function
+  gold=TEXT             the right answer; for code: its tests as JSON
+  gold_file=FILE
+  response=TEXT         the response
+  response_file=FILE    - reads standard input
+bench
+  data=FILE             JSON lines with response and gold
+  task=math
+  processes=2           isolated processes
+  against=FILE          JSON lines with correct, to compare verdicts with"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 right (grade) or done (bench), 1 wrong or disagreement, 2 bad input or infrastructure."""
-    options = _parser().parse_args(arguments)
+    """`grade` or `bench` with settings; `arguments` are those of the command line unless given.
+
+    Exit code: 0 right (grade) or done (bench), 1 wrong or disagreement, 2 bad input or infrastructure.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (given[0], given[1:]) if given else ("", [])
+    if command not in _DEFAULTS or {"-h", "--help"} & set(rest):
+        asked = command in _DEFAULTS or command in ("", "-h", "--help")
+        print(_USAGE if asked else f"error: {command}: must be grade or bench", file=None if asked else sys.stderr)
+        return 0 if asked else 2
     try:
-        return _grade(options) if options.command == "grade" else _bench(options)
+        settings = _settings(command, rest)
+        return _grade(settings) if command == "grade" else _bench(settings)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rewards", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    grade = commands.add_parser("grade", help="one response")
-    grade.add_argument("--task", default="math", help="math, code, exact, or package.module:function")
-    grade.add_argument("--gold", help="the right answer; for code: its tests as JSON")
-    grade.add_argument("--gold-file", type=Path)
-    grade.add_argument("--response", help="the response's text")
-    grade.add_argument("--response-file", type=Path, help="- reads standard input")
-    bench = commands.add_parser("bench", help="a file of responses")
-    bench.add_argument(
-        "settings", nargs="+", metavar="key=value", help="data=FILE [task=math] [processes=2] [against=FILE]"
-    )
-    return parser
+def _settings(command: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Raises ValueError."""
+    settings = dict(_DEFAULTS[command])
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in settings:
+            raise ValueError(f"{argument}: must be one of {', '.join(f'{name}=...' for name in settings)}")
+        settings[key] = value
+    return settings
 
 
-def _grade(options: argparse.Namespace) -> int:
-    gold = _text("gold", options.gold, options.gold_file)
-    text = _text("response", options.response, options.response_file)
-    _check(options.task, gold, "gold")
+def _grade(settings: dict[str, str]) -> int:
+    gold = _text("gold", settings)
+    text = _text("response", settings)
+    _check(settings["task"], gold, "gold")
+    problem = Problem("", gold, settings["task"], "try")
     with Grader() as grader:
-        verdict = grader.grade(Problem("", gold, options.task, "try"), Response(text, len(text), "eos", len(text) + 1))
+        verdict = grader.grade(problem, Response(text, len(text), "eos", len(text) + 1))
     print(json.dumps(asdict(verdict), indent=2, ensure_ascii=False))
     return 2 if verdict.reward is None else int(not verdict.correct)
 
 
-def _text(name: str, given: str | None, file: Path | None) -> str:
-    if (given is None) == (file is None):
-        raise ValueError(f"give one of --{name} and --{name}-file")
-    if given is not None:
+def _text(name: str, settings: dict[str, str]) -> str:
+    given, file = settings[name], settings[f"{name}_file"]
+    if bool(given) == bool(file):
+        raise ValueError(f"give one of {name}=... and {name}_file=...")
+    if given:
         return given
-    assert file is not None
-    return sys.stdin.read() if str(file) == "-" else file.read_text()
+    return sys.stdin.read() if file == "-" else Path(file).read_text()
 
 
 def _check(verifier: str, gold: str, where: str) -> None:
@@ -75,13 +96,7 @@ def _check(verifier: str, gold: str, where: str) -> None:
         raise ValueError(f"{where}: {wrong}")
 
 
-def _bench(options: argparse.Namespace) -> int:
-    settings = {"task": "math", "processes": "2", "against": "", "data": ""}
-    for setting in options.settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key not in settings:
-            raise ValueError(f"{setting}: must be one of {', '.join(f'{name}=...' for name in settings)}")
-        settings[key] = value
+def _bench(settings: dict[str, str]) -> int:
     if not settings["data"] or not settings["processes"].isdecimal():
         raise ValueError("bench needs data=FILE, and processes as a number")
     rows = _rows(Path(settings["data"]), ("response",))

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.answer import final_text
-from rewards.judgement import Call, Decision
-from rewards.sandbox.levels import Isolation
-from rewards.verdict import Problem
+from lightning_cispo.rewards.answer import final_text
+from lightning_cispo.rewards.judgement import Call, Decision
+from lightning_cispo.rewards.sandbox.levels import Isolation
+from lightning_cispo.rewards.verdict import Problem
 
 MAX_CODE_CHARS = 100_000
 # The sandbox keeps the run's deadline; the isolated process's own stands behind it, with room to start a sandbox.
@@ -55,7 +55,7 @@ def judge(problem: Problem, text: str, options: CodeOptions) -> Decision | Call:
     limits = [Isolation(options.min_isolation).value, options.timeout_s, options.memory_mb, options.partial]
     kept = {key: tests[key] for key in ("setup", "tests", "entry_point", "cases", "prelude") if key in tests}
     whole = _BACKSTOP_S + options.timeout_s * max(1, len(tests.get("cases", ())))
-    return Call("rewards.code_runner:grade", (code, kept, *limits), timeout_s=whole)
+    return Call("lightning_cispo.rewards.code_runner:grade", (code, kept, *limits), timeout_s=whole)
 
 
 def extract(text: str) -> str | None:

@@ -9,8 +9,8 @@ import json
 import time
 from typing import Any
 
-from rewards.sandbox.box import Box, Ended, Late, NoIsolation, SandboxError, open_box
-from rewards.sandbox.levels import Isolation
+from lightning_cispo.rewards.sandbox.box import Box, Ended, Late, NoIsolation, SandboxError, open_box
+from lightning_cispo.rewards.sandbox.levels import Isolation
 
 MAX_OUTPUT_BYTES = 4 << 20
 _TESTS_MEMORY_MB = 1024

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from rewards.answer import final_text, same_value
-from rewards.code import CodeOptions
-from rewards.format import format_score
-from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
-from rewards.judge import Judge, JudgeError, JudgeOptions
-from rewards.judgement import Decision
-from rewards.math import check_gold, check_golds
-from rewards.overlong import overlong_penalty
-from rewards.registry import check_verifier, judge
-from rewards.rules import box_score, language_score, length_score, tools_score
-from rewards.verdict import Problem, Response, Status, Verdict
+from lightning_cispo.rewards.answer import final_text, same_value
+from lightning_cispo.rewards.code import CodeOptions
+from lightning_cispo.rewards.format import format_score
+from lightning_cispo.rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
+from lightning_cispo.rewards.judge import Judge, JudgeError, JudgeOptions
+from lightning_cispo.rewards.judgement import Decision
+from lightning_cispo.rewards.math import check_gold, check_golds
+from lightning_cispo.rewards.overlong import overlong_penalty
+from lightning_cispo.rewards.registry import check_verifier, judge
+from lightning_cispo.rewards.rules import box_score, language_score, length_score, tools_score
+from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
 
 __all__ = ["Grader", "check_gold", "check_golds", "check_verifier"]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from rewards.process import CallOutOfMemory, CallRaised, CallTimeout, Job, Process, WorkerDied
+from lightning_cispo.rewards.process import CallOutOfMemory, CallRaised, CallTimeout, Job, Process, WorkerDied
 
 __all__ = ["CallOutOfMemory", "CallRaised", "CallTimeout", "IsolatedPool", "WorkerDied"]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rewards.length_bias import LengthBias
+from lightning_cispo.rewards.length_bias import LengthBias
 
 MAX_RESPONSE_CHARS = 50_000
 _MAX_REPLY_BYTES = 1 << 20

@@ -18,15 +18,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rewards.answer import final_text
-from rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
-from rewards.judgement import Call, Decision
-from rewards.latex import magnitudes, number, parts, same_latex, squeeze, word
+from lightning_cispo.rewards.answer import final_text
+from lightning_cispo.rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
+from lightning_cispo.rewards.judgement import Call, Decision
+from lightning_cispo.rewards.latex import magnitudes, number, parts, same_latex, squeeze, word
 
 MAX_ANSWER_CHARS = 500
 MAX_ANSWER_DEPTH = 20
 
-_LIBRARY = "rewards.math_library"
+_LIBRARY = "lightning_cispo.rewards.math_library"
 _SAYS_ANSWER = re.compile(
     r"(?:(?:so|thus|hence|therefore)\b,? *)?(?:(?:the|my) )?(?:final )?answer(?: is)?[ :=]+(.+)|#### *(.+)",
     re.IGNORECASE,

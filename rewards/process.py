@@ -9,12 +9,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewards.channel import Channel, ChannelClosed, DeadlinePassed
+from lightning_cispo.rewards.channel import Channel, ChannelClosed, DeadlinePassed
 
 LOAD_SECONDS = 120.0  # start and imports of one process, on a busy machine
+# The caller's search path as it is: `-c` and `-m` would put the working directory before the standard library.
+_START = (
+    "import sys; sys.path[:1] == [''] and sys.path.pop(0); from lightning_cispo.rewards import worker; "
+    "worker.main(int(sys.argv[1]))"
+)
 CALLS_PER_PROCESS = 5000  # libraries' caches grow; a fresh process costs half a second
 
 
@@ -106,10 +110,9 @@ class Process:
         return Channel(self.process.stdout.fileno(), self.process.stdin.fileno())
 
     def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).resolve().parent.parent)
-        paths = [root, *(path or os.getcwd() for path in sys.path)]
+        paths = [path or os.getcwd() for path in sys.path]
         return subprocess.Popen(
-            [sys.executable, "-m", "rewards.worker", str(self.memory_mb)],
+            [sys.executable, "-c", _START, str(self.memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 
-from rewards import code, logic, math
-from rewards.answer import final_text, same_value
-from rewards.isolated import CallRaised, CallTimeout, IsolatedPool
-from rewards.judgement import Call, Decision
-from rewards.verdict import Problem, Response
+from lightning_cispo.rewards import code, logic, math
+from lightning_cispo.rewards.answer import final_text, same_value
+from lightning_cispo.rewards.isolated import CallRaised, CallTimeout, IsolatedPool
+from lightning_cispo.rewards.judgement import Call, Decision
+from lightning_cispo.rewards.verdict import Problem, Response
 
 Judge = Callable[[Problem, Response, code.CodeOptions], "Decision | Call"]
 
@@ -48,7 +48,7 @@ def judge(problem: Problem, response: Response, options: code.CodeOptions) -> De
     if not _DOTTED.fullmatch(problem.verifier):
         raise ValueError(_unknown(problem.verifier))
     module = problem.verifier.partition(":")[0]
-    return Call("rewards.user:call", (problem.verifier, asdict(problem), asdict(response)), (module,))
+    return Call("lightning_cispo.rewards.user:call", (problem.verifier, asdict(problem), asdict(response)), (module,))
 
 
 def check_verifier(name: str, min_isolation: str = "rlimits") -> str | None:
@@ -62,7 +62,7 @@ def check_verifier(name: str, min_isolation: str = "rlimits") -> str | None:
         return _unknown(name)
     with IsolatedPool() as pool:
         try:
-            pool.submit("rewards.user:resolvable", [name], [name.partition(":")[0]]).result()
+            pool.submit("lightning_cispo.rewards.user:resolvable", [name], [name.partition(":")[0]]).result()
         except CallRaised as error:
             return f"verifier {name!r} can't be loaded: {error}"
     return None
@@ -71,7 +71,7 @@ def check_verifier(name: str, min_isolation: str = "rlimits") -> str | None:
 def _check_sandbox(min_isolation: str) -> str | None:
     with IsolatedPool(timeout_s=60.0) as pool:
         try:
-            pool.submit("rewards.code_runner:level", [min_isolation]).result()
+            pool.submit("lightning_cispo.rewards.code_runner:level", [min_isolation]).result()
         except (CallRaised, CallTimeout) as error:
             return f"verifier 'code': {error}"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 
-from rewards.answer import final_text
+from lightning_cispo.rewards.answer import final_text
 
 _TOOLS_OPEN, _TOOLS_CLOSE = "<tool_calls>", "</tool_calls>"
 

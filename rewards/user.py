@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from rewards.verdict import Problem, Response, Verdict
+from lightning_cispo.rewards.verdict import Problem, Response, Verdict
 
 
 def call(path: str, problem: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The isolated process: reads calls, runs them one at a time, answers. Started by `rewards.isolated`, never by hand.
+"""The isolated process: reads calls, runs them one at a time, answers. Started by `rewards.process`, never by hand.
 
 It ends with its parent, whichever way that ends: the kernel's parent-death signal comes even while a C
 function holds the interpreter lock, a watchdog on the request pipe also where there is no such signal.
@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any
 
-from rewards.channel import Channel, ChannelClosed
+from lightning_cispo.rewards.channel import Channel, ChannelClosed
 
 _PR_SET_PDEATHSIG = 1
 
@@ -95,7 +95,3 @@ def _run(path: str, args: list[Any]) -> dict[str, Any]:
 
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:1000]
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import AlgorithmConfig, Normalization
-from rl.types import Group, Prompt, Trajectory
+from lightning_cispo.configs.schema import AlgorithmConfig, Normalization
+from lightning_cispo.rl.types import Group, Prompt, Trajectory
 
 
 @dataclass(frozen=True)

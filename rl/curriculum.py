@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from configs.schema import TaskConfig
-from rewards.logic import Curriculum
-from rewards.verdict import Problem
-from rl.types import Group
+from lightning_cispo.configs.schema import TaskConfig
+from lightning_cispo.rewards.logic import Curriculum
+from lightning_cispo.rewards.verdict import Problem
+from lightning_cispo.rl.types import Group
 
 _ENTRY = "course"  # where a problem keeps which task asked it, and at which level
 

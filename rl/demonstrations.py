@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from configs.schema import DataConfig
-from model.generation.randomness import stream_key
-from model.tokenizer import encode_filled
-from rl.advantages import Sample
-from rl.types import Prompt
+from lightning_cispo.configs.schema import DataConfig
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.tokenizer import encode_filled
+from lightning_cispo.rl.advantages import Sample
+from lightning_cispo.rl.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from model.generation.requests import Completion
-from rewards.verdict import Verdict
-from rl.types import Group, Prompt, Trajectory
+from lightning_cispo.model.generation.requests import Completion
+from lightning_cispo.rewards.verdict import Verdict
+from lightning_cispo.rl.types import Group, Prompt, Trajectory
 
 
 @dataclass

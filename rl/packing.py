@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl.advantages import Sample
+from lightning_cispo.rl.advantages import Sample
 
 
 @dataclass(frozen=True)

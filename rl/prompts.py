@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.schema import ChatTemplate, DataConfig, PromptStyle, TaskConfig
-from model.chat import prompt_text
-from model.generation.randomness import stream_key
-from model.tokenizer import encode, encode_filled
-from rewards import logic
-from rewards.verdict import Problem
-from rl.curriculum import Courses
-from rl.types import Prompt
+from lightning_cispo.configs.schema import ChatTemplate, DataConfig, PromptStyle, TaskConfig
+from lightning_cispo.model.chat import prompt_text
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.tokenizer import encode, encode_filled
+from lightning_cispo.rewards import logic
+from lightning_cispo.rewards.verdict import Problem
+from lightning_cispo.rl.curriculum import Courses
+from lightning_cispo.rl.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from configs.schema import ModelConfig, RunConfig
-from rl.types import Group, Prompt
-from rl.worker import Draw, RolloutWorker, Room
+from lightning_cispo.configs.schema import ModelConfig, RunConfig
+from lightning_cispo.rl.types import Group, Prompt
+from lightning_cispo.rl.worker import Draw, RolloutWorker, Room
 
 
 @dataclass

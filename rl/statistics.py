@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from rl.objectives.cispo import TokenLoss
+from lightning_cispo.rl.objectives.cispo import TokenLoss
 
 
 @dataclass

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from rl.accuracy import Estimate, estimates
-from rl.advantages import scored
-from rl.types import Group
+from lightning_cispo.rl.accuracy import Estimate, estimates
+from lightning_cispo.rl.advantages import scored
+from lightning_cispo.rl.types import Group
 
 _THOUGHT = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.verdict import Problem, Verdict
+from lightning_cispo.rewards.verdict import Problem, Verdict
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
-from configs.schema import ModelConfig, Precision, RunConfig
-from model.chat import thinking_open
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Completion, EngineStats, Interruption, Request
-from model.network import MiniMax
-from model.spelling import spellings
-from model.tokenizer import decode, encode, load_tokenizer
-from rewards.grader import Grader
-from rewards.verdict import Response
-from rl.open_group import OpenGroup
-from rl.types import Group, Prompt
+from lightning_cispo.configs.schema import ModelConfig, Precision, RunConfig
+from lightning_cispo.model.chat import thinking_open
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Completion, EngineStats, Interruption, Request
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.tokenizer import decode, encode, load_tokenizer
+from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.verdict import Response
+from lightning_cispo.rl.open_group import OpenGroup
+from lightning_cispo.rl.types import Group, Prompt
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def sources() -> list[Path]:
 
 
 def imports(path: Path) -> set[str]:
+    """Modules that a file imports; the house's own without the package's name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -34,7 +35,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
-    return found
+    return {name.removeprefix("lightning_cispo.") for name in found}
 
 
 def modules(room: str) -> list[Path]:
@@ -66,7 +67,8 @@ def test_what_is_lent_stands_on_nothing_but_configs():
 @pytest.mark.parametrize("room", ["configs", "rewards"])
 def test_light_rooms_import_neither_torch_nor_ray(room):
     """In an interpreter of its own, where nothing else has imported them."""
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules(room)]
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in modules(room)]
+    names = [".".join(["lightning_cispo", *part]).removesuffix(".__init__") for part in parts]
     script = (
         "import importlib, sys\n"
         f"for name in {names!r}: importlib.import_module(name)\n"

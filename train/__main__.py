@@ -1,21 +1,23 @@
-"""`python -m train experiment=quickstart`: warm start, RL by CISPO, held-out evaluation, report."""
+"""`cispo train experiment=quickstart`: warm start, RL by CISPO, held-out evaluation, report."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from configs.errors import refusals
-from configs.load import main_config
-from train.conclude import conclude
-from train.interrupt import at_once
-from train.loop import train
-from train.plan import describe
-from train.preflight import preflight
-from train.run import Run
+from lightning_cispo.configs.errors import refusals
+from lightning_cispo.configs.load import main_config
+from lightning_cispo.train.conclude import conclude
+from lightning_cispo.train.interrupt import at_once
+from lightning_cispo.train.loop import train
+from lightning_cispo.train.plan import describe
+from lightning_cispo.train.preflight import preflight
+from lightning_cispo.train.run import Run
 
 
-def main() -> int:
-    config = main_config(sys.argv[1:], preflight)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code. `arguments` are those of the command line unless given."""
+    config = main_config("cispo train", arguments, preflight)
     if config.dry_run:
         print(describe(config))
         return 0

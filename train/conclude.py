@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from train.console import summary_line
-from train.report import write_report
-from train.run import Run
-from train.tracking import read_metrics
+from lightning_cispo.train.console import summary_line
+from lightning_cispo.train.report import write_report
+from lightning_cispo.train.run import Run
+from lightning_cispo.train.tracking import read_metrics
 
 
 def conclude(run: Run) -> int:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
-from configs.schema import DataConfig
-from rewards.code import check_answer
-from rewards.math import check_golds
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.schema import DataConfig
+from lightning_cispo.rewards.code import check_answer
+from lightning_cispo.rewards.math import check_golds
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from configs.schema import OptimizerConfig, RunConfig
-from model.layout import parameter_shapes
-from model.network import MiniMax
+from lightning_cispo.configs.schema import OptimizerConfig, RunConfig
+from lightning_cispo.model.layout import parameter_shapes
+from lightning_cispo.model.network import MiniMax
 
 
 def deepspeed_module() -> Any:

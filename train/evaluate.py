@@ -1,27 +1,29 @@
-"""`python -m train.evaluate checkpoint=runs/NAME data=arithmetic`: pass@1, avg@k and pass@k with 95 % intervals."""
+"""`cispo evaluate checkpoint=runs/NAME data=arithmetic`: pass@1, avg@k and pass@k with 95 % intervals."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
-from configs.errors import refusals
-from configs.load import main_config
-from rl.accuracy import Estimate
-from rl.advantages import scored
-from rl.summary import accuracy
-from rl.types import Group
-from train.conclude import conclude
-from train.interrupt import at_once
-from train.plan import describe
-from train.preflight import preflight
-from train.run import Run
+from lightning_cispo.configs.errors import refusals
+from lightning_cispo.configs.load import main_config
+from lightning_cispo.rl.accuracy import Estimate
+from lightning_cispo.rl.advantages import scored
+from lightning_cispo.rl.summary import accuracy
+from lightning_cispo.rl.types import Group
+from lightning_cispo.train.conclude import conclude
+from lightning_cispo.train.interrupt import at_once
+from lightning_cispo.train.plan import describe
+from lightning_cispo.train.preflight import preflight
+from lightning_cispo.train.run import Run
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code. `arguments` are those of the command line unless given."""
     # The checkpoint brings its shape and its tokenizer, unless the command line says otherwise.
-    defaults = ["model=checkpoint", "data.tokenizer=checkpoint"]
-    config = main_config([*defaults, *sys.argv[1:]], preflight, data_shorthand=True)
+    given = ["model=checkpoint", "data.tokenizer=checkpoint", *(sys.argv[1:] if arguments is None else arguments)]
+    config = main_config("cispo evaluate", given, preflight, data_shorthand=True)
     if config.dry_run:
         print(describe(config))
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.state import finished_checkpoints
+from lightning_cispo.train.state import finished_checkpoints
 
 
 def free_name(runs_dir: Path, name: str) -> str:

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precision, RunConfig
-from model import checkpoint
-from model.network import MiniMax
-from model.routing import Routing, changed_choices, replayed
-from model.sizes import count_parameters
-from model.tokenizer import load_tokenizer
-from model.transfer import on_device
-from rl.objectives.cispo import TokenLoss, cispo
-from rl.objectives.supervised import supervised
-from rl.packing import MicroBatch
-from rl.statistics import UpdateSums, update_sums
-from train.deepspeed_setup import decay_groups, deepspeed_module, deepspeed_settings
-from train.partitions import build_network, whole_parameters
-from train.weights import in_parts
+from lightning_cispo.configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precision, RunConfig
+from lightning_cispo.model import checkpoint
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing, changed_choices, replayed
+from lightning_cispo.model.sizes import count_parameters
+from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.model.transfer import on_device
+from lightning_cispo.rl.objectives.cispo import TokenLoss, cispo
+from lightning_cispo.rl.objectives.supervised import supervised
+from lightning_cispo.rl.packing import MicroBatch
+from lightning_cispo.rl.statistics import UpdateSums, update_sums
+from lightning_cispo.train.deepspeed_setup import decay_groups, deepspeed_module, deepspeed_settings
+from lightning_cispo.train.partitions import build_network, whole_parameters
+from lightning_cispo.train.weights import in_parts
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, RunConfig
-from rl.advantages import Sample
-from rl.packing import pack
-from rl.statistics import UpdateSums
-from train.learner import Learner
+from lightning_cispo.configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, RunConfig
+from lightning_cispo.rl.advantages import Sample
+from lightning_cispo.rl.packing import pack
+from lightning_cispo.rl.statistics import UpdateSums
+from lightning_cispo.train.learner import Learner
 
 
 @dataclass(frozen=True)

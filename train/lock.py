@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.errors import ConfigError
+from lightning_cispo.configs.errors import ConfigError
 
 
 @contextmanager

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
-from configs.schema import Anchor
-from model.generation.randomness import stream_key
-from rl.advantages import informative, to_samples
-from rl.statistics import UpdateSums
-from rl.summary import response_metrics
-from rl.types import Group
-from rl.worker import Draw
-from train.run import Run
-from train.schedule import learning_rate
-from train.warm_start import warm_start
+from lightning_cispo.configs.schema import Anchor
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.rl.advantages import informative, to_samples
+from lightning_cispo.rl.statistics import UpdateSums
+from lightning_cispo.rl.summary import response_metrics
+from lightning_cispo.rl.types import Group
+from lightning_cispo.rl.worker import Draw
+from lightning_cispo.train.run import Run
+from lightning_cispo.train.schedule import learning_rate
+from lightning_cispo.train.warm_start import warm_start
 
 
 def train(run: Run) -> None:

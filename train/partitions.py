@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.schema import ModelConfig
-from model import checkpoint
-from model.network import MiniMax
-from model.partition import is_partitioned
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model import checkpoint
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.partition import is_partitioned
 
 
 def build_network(

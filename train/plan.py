@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from configs.load import to_yaml
-from configs.schema import LIGHTNING, ModelConfig, Precision, RunConfig
-from launch.ray_cluster import available_cores
-from model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
-from model.sizes import routing_bytes, tail_bytes
-from train.folder import free_name
-from train.weights import network_config
+from lightning_cispo.configs.load import to_yaml
+from lightning_cispo.configs.schema import LIGHTNING, ModelConfig, Precision, RunConfig
+from lightning_cispo.launch.ray_cluster import available_cores
+from lightning_cispo.model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
+from lightning_cispo.model.sizes import routing_bytes, tail_bytes
+from lightning_cispo.train.folder import free_name
+from lightning_cispo.train.weights import network_config
 
 
 def describe(config: RunConfig) -> str:

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import ConfigError
-from configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig, TrackingMode
-from launch.ray_cluster import check_address
-from model.hf_config import CheckpointError, differences, read_config
-from model.tokenizer import TokenizerError, encode, load_tokenizer
-from rewards import logic
-from rewards.grader import check_verifier
-from rl.curriculum import Courses
-from rl.demonstrations import demonstration
-from rl.types import Prompt
-from train.data_files import check_source
-from train.folder import last_checkpoint
-from train.state import load_state
-from train.weights import network_config, tokenizer_name, weights_folder
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig, TrackingMode
+from lightning_cispo.launch.ray_cluster import check_address
+from lightning_cispo.model.hf_config import CheckpointError, differences, read_config
+from lightning_cispo.model.tokenizer import TokenizerError, encode, load_tokenizer
+from lightning_cispo.rewards import logic
+from lightning_cispo.rewards.grader import check_verifier
+from lightning_cispo.rl.curriculum import Courses
+from lightning_cispo.rl.demonstrations import demonstration
+from lightning_cispo.rl.types import Prompt
+from lightning_cispo.train.data_files import check_source
+from lightning_cispo.train.folder import last_checkpoint
+from lightning_cispo.train.state import load_state
+from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder
 
 
 def preflight(config: RunConfig) -> None:

@@ -13,29 +13,29 @@ import numpy as np
 import ray
 import torch
 
-from configs.errors import ConfigError
-from configs.load import load_yaml, to_yaml
-from configs.schema import OptimizerConfig, RunConfig
-from kernels.native.library import library
-from launch.ray_cluster import ray_session
-from model import checkpoint
-from model.generation.randomness import stream_key
-from model.tokenizer import decode, load_tokenizer
-from rl.prompts import held_out_prompts, training_stream
-from rl.rollouts import Rollouts
-from rl.summary import evaluation_metrics
-from rl.types import Group, Prompt
-from rl.worker import Draw
-from train.console import Console
-from train.folder import free_name, last_checkpoint
-from train.interrupt import StopRequest
-from train.learner_group import LearnerGroup
-from train.lock import sole_user
-from train.memory import total_megabytes
-from train.schedule import stretched
-from train.state import RunState, load_state, save_state
-from train.tracking import Tracker
-from train.weights import in_parts, network_config, tokenizer_name, weights_folder
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.load import load_yaml, to_yaml
+from lightning_cispo.configs.schema import OptimizerConfig, RunConfig
+from lightning_cispo.kernels.native.library import library
+from lightning_cispo.launch.ray_cluster import ray_session
+from lightning_cispo.model import checkpoint
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.tokenizer import decode, load_tokenizer
+from lightning_cispo.rl.prompts import held_out_prompts, training_stream
+from lightning_cispo.rl.rollouts import Rollouts
+from lightning_cispo.rl.summary import evaluation_metrics
+from lightning_cispo.rl.types import Group, Prompt
+from lightning_cispo.rl.worker import Draw
+from lightning_cispo.train.console import Console
+from lightning_cispo.train.folder import free_name, last_checkpoint
+from lightning_cispo.train.interrupt import StopRequest
+from lightning_cispo.train.learner_group import LearnerGroup
+from lightning_cispo.train.lock import sole_user
+from lightning_cispo.train.memory import total_megabytes
+from lightning_cispo.train.schedule import stretched
+from lightning_cispo.train.state import RunState, load_state, save_state
+from lightning_cispo.train.tracking import Tracker
+from lightning_cispo.train.weights import in_parts, network_config, tokenizer_name, weights_folder
 
 
 class Run:

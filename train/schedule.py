@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from configs.schema import OptimizerConfig, Schedule
+from lightning_cispo.configs.schema import OptimizerConfig, Schedule
 
 
 def learning_rate(config: OptimizerConfig, update: int, updates: int) -> float:

@@ -1,25 +1,27 @@
-"""`python -m train.sft experiment=quickstart`: the supervised warm start alone, then a held-out evaluation."""
+"""`cispo sft experiment=quickstart`: the supervised warm start alone, then a held-out evaluation."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from configs.errors import ConfigError, refusals
-from configs.load import main_config
-from configs.schema import RunConfig
-from train.conclude import conclude
-from train.folder import last_checkpoint
-from train.interrupt import at_once
-from train.plan import describe
-from train.preflight import preflight
-from train.run import Run
-from train.state import load_state
-from train.warm_start import warm_start
+from lightning_cispo.configs.errors import ConfigError, refusals
+from lightning_cispo.configs.load import main_config
+from lightning_cispo.configs.schema import RunConfig
+from lightning_cispo.train.conclude import conclude
+from lightning_cispo.train.folder import last_checkpoint
+from lightning_cispo.train.interrupt import at_once
+from lightning_cispo.train.plan import describe
+from lightning_cispo.train.preflight import preflight
+from lightning_cispo.train.run import Run
+from lightning_cispo.train.state import load_state
+from lightning_cispo.train.warm_start import warm_start
 
 
-def main() -> int:
-    config = main_config(sys.argv[1:], preflight, _something_to_do)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code. `arguments` are those of the command line unless given."""
+    config = main_config("cispo sft", arguments, preflight, _something_to_do)
     if config.dry_run:
         print(describe(config))
         return 0
@@ -36,7 +38,7 @@ def _something_to_do(config: RunConfig) -> None:
     if not steps:
         raise ConfigError("warm_start.steps=0: there is nothing to do; set it, or take experiment=quickstart")
     if found and load_state(found).warm_start_step >= steps:
-        raise ConfigError(f"resume={config.resume}: its {steps} supervised steps are done; python -m train goes on")
+        raise ConfigError(f"resume={config.resume}: its {steps} supervised steps are done; cispo train goes on")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.aside import written_aside
+from lightning_cispo.model.aside import written_aside
 
 
 @dataclass

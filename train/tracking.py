@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import RunConfig, TrackingMode
-from rl.types import Group, Trajectory
-from train.metrics import describe
+from lightning_cispo.configs.schema import RunConfig, TrackingMode
+from lightning_cispo.rl.types import Group, Trajectory
+from lightning_cispo.train.metrics import describe
 
 
 class Tracker:
@@ -48,7 +48,7 @@ class Tracker:
         self._began = time.monotonic() - max((line.get("time/wall_s") or 0.0 for line in kept), default=0.0)
         self._wandb = None
         if config.tracking.mode is not TrackingMode.disabled:
-            from train.wandb_run import WandbRun  # wandb need not be installed to track without it
+            from lightning_cispo.train.wandb_run import WandbRun  # wandb need not be installed to track without it
 
             self._wandb = WandbRun(run_dir, config, logged=len(kept))
 

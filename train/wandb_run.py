@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.schema import RunConfig, TrackingMode
+from lightning_cispo.configs.schema import RunConfig, TrackingMode
 
 FINISH_TIMEOUT_S = 30.0  # what is not uploaded by then stays in the run folder, for `wandb sync`
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rl.demonstrations import demonstration_samples
-from train.run import Run
-from train.schedule import learning_rate
+from lightning_cispo.rl.demonstrations import demonstration_samples
+from lightning_cispo.train.run import Run
+from lightning_cispo.train.schedule import learning_rate
 
 
 def warm_start(run: Run) -> bool:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from configs.schema import ModelConfig, RunConfig
-from model.hf_config import read_config
-from train.state import finished_checkpoints
+from lightning_cispo.configs.schema import ModelConfig, RunConfig
+from lightning_cispo.model.hf_config import read_config
+from lightning_cispo.train.state import finished_checkpoints
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,14 @@
 """Typed schemas of every key a user can set. Imports nothing but the standard library."""
 
-from configs.schema.algorithm import AlgorithmConfig, Anchor, Normalization, OptimizerConfig, Schedule, WarmStartConfig
-from configs.schema.data import (
+from lightning_cispo.configs.schema.algorithm import (
+    AlgorithmConfig,
+    Anchor,
+    Normalization,
+    OptimizerConfig,
+    Schedule,
+    WarmStartConfig,
+)
+from lightning_cispo.configs.schema.data import (
     MOST_STOP_BYTES,
     ChatTemplate,
     CodeConfig,
@@ -16,10 +23,10 @@ from configs.schema.data import (
     TaskConfig,
     stop_bytes,
 )
-from configs.schema.model import LIGHTNING, SOFTMAX, ModelConfig
-from configs.schema.run import ModelSection, RunConfig
-from configs.schema.serving import ServeConfig
-from configs.schema.system import (
+from lightning_cispo.configs.schema.model import LIGHTNING, SOFTMAX, ModelConfig
+from lightning_cispo.configs.schema.run import ModelSection, RunConfig
+from lightning_cispo.configs.schema.serving import ServeConfig
+from lightning_cispo.configs.schema.system import (
     CheckpointConfig,
     ClusterConfig,
     LearnerConfig,

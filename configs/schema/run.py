@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from configs.schema.algorithm import AlgorithmConfig, OptimizerConfig, WarmStartConfig
-from configs.schema.data import DataConfig, EvaluationConfig, RewardsConfig, SamplingConfig
-from configs.schema.model import ModelConfig
-from configs.schema.system import CheckpointConfig, ClusterConfig, LearnerConfig, RolloutConfig, TrackingConfig
+from lightning_cispo.configs.schema.algorithm import AlgorithmConfig, OptimizerConfig, WarmStartConfig
+from lightning_cispo.configs.schema.data import DataConfig, EvaluationConfig, RewardsConfig, SamplingConfig
+from lightning_cispo.configs.schema.model import ModelConfig
+from lightning_cispo.configs.schema.system import (
+    CheckpointConfig,
+    ClusterConfig,
+    LearnerConfig,
+    RolloutConfig,
+    TrackingConfig,
+)
 
 
 @dataclass
@@ -18,7 +24,7 @@ class ModelSection(ModelConfig):
 
 @dataclass
 class RunConfig:
-    """One schema for `python -m train`, `train.sft` and `train.evaluate`."""
+    """One schema for `cispo train`, `cispo sft` and `cispo evaluate`."""
 
     name: str = "run"
     runs_dir: str = "runs"

@@ -1,11 +1,11 @@
-"""The server's settings: `python -m model.serve checkpoint=...`."""
+"""The server's settings: `cispo serve checkpoint=...`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Optional
 
-from configs.schema.system import Precision
+from lightning_cispo.configs.schema.system import Precision
 
 
 @dataclass

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.linear_triton import begin, launch
+from lightning_cispo.kernels.decoding.linear_triton import begin, launch
 
 _SPLIT_TOKENS = 512
 _MOST_SPLITS = 64

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.linear_triton import Tiles, begin, fetch_ahead, launch, lines
+from lightning_cispo.kernels.decoding.linear_triton import Tiles, begin, fetch_ahead, launch, lines
 
 
 @triton.jit(do_not_specialize=["rows"])

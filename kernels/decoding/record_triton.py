@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.columns import Columns
+from lightning_cispo.kernels.decoding.columns import Columns
 
 
 @triton.jit(do_not_specialize=["first", "rows", "capacity"])

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.experts_triton import Roster, enlist
-from kernels.decoding.linear_triton import begin, launch
-from kernels.decoding.rows_triton import Stream, leave
+from lightning_cispo.kernels.decoding.experts_triton import Roster, enlist
+from lightning_cispo.kernels.decoding.linear_triton import begin, launch
+from lightning_cispo.kernels.decoding.rows_triton import Stream, leave
 
 
 @triton.jit

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from lightning_cispo.kernels.launcher import launched
 
 CHUNK = 4096
 

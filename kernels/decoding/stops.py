@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kernels.decoding.columns import Columns
+from lightning_cispo.kernels.decoding.columns import Columns
 
 STOPPED = 2  # the code of a row that a stop id or a stop string ends
 
@@ -34,7 +34,7 @@ def match_stops(matcher: Matcher, code_B: Tensor, table_CS: Tensor, columns: Col
         table_CS: int64; stop_state is written, token, count and min_tokens are read.
     """
     if code_B.is_cuda:
-        from kernels.decoding.stops_triton import match_triton
+        from lightning_cispo.kernels.decoding.stops_triton import match_triton
 
         match_triton(matcher, code_B, table_CS, columns, first_slot)
     else:

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.columns import Columns
-from kernels.decoding.stops import STOPPED, Matcher
-from kernels.launcher import ceil_div
+from lightning_cispo.kernels.decoding.columns import Columns
+from lightning_cispo.kernels.decoding.stops import STOPPED, Matcher
+from lightning_cispo.kernels.launcher import ceil_div
 
 _ROWS = 32
 

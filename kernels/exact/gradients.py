@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.exact.lightning_triton import lightning_triton
-from kernels.exact.linear_triton import dense_triton
-from kernels.exact.rows_triton import route_triton
-from kernels.exact.score_triton import score_triton
-from kernels.experts.choice_triton import ChooseExperts
-from kernels.experts.router_triton import RouterLogits
-from kernels.function import Function
-from kernels.head.launch import HeadLogprobs
-from kernels.head.operands import power_of_two
-from kernels.lightning.launch import gradients, segments_for
-from kernels.linear import MasterLinear
-from kernels.silu_triton import silu_qkv_gradient, silu_qkv_triton
+from lightning_cispo.kernels.exact.lightning_triton import lightning_triton
+from lightning_cispo.kernels.exact.linear_triton import dense_triton
+from lightning_cispo.kernels.exact.rows_triton import route_triton
+from lightning_cispo.kernels.exact.score_triton import score_triton
+from lightning_cispo.kernels.experts.choice_triton import ChooseExperts
+from lightning_cispo.kernels.experts.router_triton import RouterLogits
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.head.launch import HeadLogprobs
+from lightning_cispo.kernels.head.operands import power_of_two
+from lightning_cispo.kernels.lightning.launch import gradients, segments_for
+from lightning_cispo.kernels.linear import MasterLinear
+from lightning_cispo.kernels.silu_triton import silu_qkv_gradient, silu_qkv_triton
 
 _LOGITS_AT_ONCE = 1 << 26  # 256 MiB: the weight is read again for each part of the rows
 

@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.experts.moe import by_row, top_experts
-from kernels.experts.moe import moe_experts as ordinary_experts
-from kernels.function import Function
-from kernels.head.logprobs import SlicedLogprobs, in_triton, row_slices
-from kernels.linear import linear as ordinary_linear
-from kernels.native.library import serves
-from kernels.native.sample import score_native
-from kernels.norm.rms_norm import rms_norm as ordinary_norm
-from kernels.norm.rms_norm import scaled_sum
+from lightning_cispo.kernels.experts.moe import by_row, top_experts
+from lightning_cispo.kernels.experts.moe import moe_experts as ordinary_experts
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.head.logprobs import SlicedLogprobs, in_triton, row_slices
+from lightning_cispo.kernels.linear import linear as ordinary_linear
+from lightning_cispo.kernels.native.library import serves
+from lightning_cispo.kernels.native.sample import score_native
+from lightning_cispo.kernels.norm.rms_norm import rms_norm as ordinary_norm
+from lightning_cispo.kernels.norm.rms_norm import scaled_sum
 
 _ROWS = 16  # of a block on a CPU: fewer take other paths through MKL
 _NUMBERS = 1 << 14  # of a block of elementwise work on a CPU: one thread, and whole vectors
@@ -67,7 +67,7 @@ class _Linear(Function):
     def forward(ctx, x, weight, ends, dtype, source):
         ctx.save_for_backward(x, weight, ends, source)
         if x.is_cuda:
-            from kernels.exact.linear_triton import dense_triton, linear_triton
+            from lightning_cispo.kernels.exact.linear_triton import dense_triton, linear_triton
 
             return dense_triton(x, weight, dtype) if ends is None else linear_triton(x, weight, ends, dtype, source)
         if ends is None:
@@ -110,7 +110,7 @@ def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) ->
     if serves(x_TK, weight_NK):
         return ordinary_linear(x_TK, weight_NK)
     if x_TK.is_cuda and x_TK.element_size() == 2 and weight_NK.dtype == torch.float32 and dtype is None:
-        from kernels.exact.gradients import ExactMasterLinear
+        from lightning_cispo.kernels.exact.gradients import ExactMasterLinear
 
         return ExactMasterLinear.apply(x_TK, weight_NK)
     weight_NK = weight_NK if dtype else weight_NK.to(x_TK.dtype)
@@ -120,7 +120,7 @@ def linear(x_TK: Tensor, weight_NK: Tensor, dtype: torch.dtype | None = None) ->
 def router_logits(x_TX: Tensor, weight_EX: Tensor) -> Tensor:
     """As `kernels.experts.router.router_logits`."""
     if x_TX.is_cuda and x_TX.dtype != torch.float64:
-        from kernels.exact.gradients import ExactRouterLogits
+        from lightning_cispo.kernels.exact.gradients import ExactRouterLogits
 
         return ExactRouterLogits.apply(x_TX, weight_EX)
     return linear(x_TX, weight_EX, torch.promote_types(x_TX.dtype, torch.float32))
@@ -136,7 +136,7 @@ def route(logits_TE: Tensor, expert_TK: Tensor | None, top_k: int) -> tuple[Tens
         return weight_TK, expert_TK.gather(-1, order_TK)
 
     if logits_TE.is_cuda:
-        from kernels.exact.gradients import ExactChoice
+        from lightning_cispo.kernels.exact.gradients import ExactChoice
 
         return ExactChoice.apply(logits_TE, top_k, expert_TK)
     found_TK = logits_TE.topk(top_k, dim=-1).indices if expert_TK is None else expert_TK
@@ -158,7 +158,7 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
 
     if not x_TX.is_cuda:
         return ordinary(out, weight_TK)
-    from kernels.exact.rows_triton import weighted_sum_triton
+    from lightning_cispo.kernels.exact.rows_triton import weighted_sum_triton
 
     return straight(lambda out, weight: weighted_sum_triton(out, place_N, weight), ordinary, out, weight_TK)
 
@@ -167,7 +167,7 @@ def _by_expert(expert_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]
     """The token of each row sorted by expert, the row of each choice, and where every expert's rows end."""
     device = expert_TK.device
     if expert_TK.is_cuda:
-        from kernels.exact.rows_triton import MOST_SORTED, sort_triton
+        from lightning_cispo.kernels.exact.rows_triton import MOST_SORTED, sort_triton
 
         if expert_TK.numel() <= MOST_SORTED:
             return sort_triton(expert_TK, experts)
@@ -184,7 +184,7 @@ def _swiglu(joined_NJ: Tensor) -> Tensor:
 
     if not joined_NJ.is_cuda:
         return ordinary(joined_NJ)
-    from kernels.exact.rows_triton import swiglu_triton
+    from lightning_cispo.kernels.exact.rows_triton import swiglu_triton
 
     return straight(swiglu_triton, ordinary, joined_NJ)
 
@@ -201,7 +201,7 @@ def rms_norm(x_TX: Tensor, weight_X: Tensor, eps: float, gate_TX: Tensor | None 
     """As `kernels.norm.rms_norm.rms_norm` for rows [T, X]."""
     if not x_TX.is_cuda:
         return _norm_on_cpu(x_TX, weight_X, eps, gate_TX)
-    from kernels.norm.launch import GatedRMSNorm, RMSNorm
+    from lightning_cispo.kernels.norm.launch import GatedRMSNorm, RMSNorm
 
     if gate_TX is not None:
         return GatedRMSNorm.apply(x_TX, gate_TX, weight_X, eps, True)
@@ -213,7 +213,7 @@ def stream_norm(x_TX: Tensor, weight_X: Tensor, eps: float, postnorm: bool) -> t
     if not x_TX.is_cuda:
         normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
         return normed_TX if postnorm else x_TX, normed_TX
-    from kernels.norm.launch import StreamNorm
+    from lightning_cispo.kernels.norm.launch import StreamNorm
 
     return StreamNorm.apply(x_TX, weight_X, eps, x_TX.dtype, postnorm, True)
 
@@ -226,7 +226,7 @@ def added_stream_norm(
         x_TX = scaled_sum(residual_TX, update_TX, scales)
         normed_TX = _norm_on_cpu(x_TX, weight_X, eps)
         return normed_TX if postnorm else x_TX, normed_TX, normed_TX
-    from kernels.norm.launch import AddedStreamNorm
+    from lightning_cispo.kernels.norm.launch import AddedStreamNorm
 
     return AddedStreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm, True)
 
@@ -248,7 +248,7 @@ def exact_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """As `kernels.head.logprobs.head_logprobs`, the log-probabilities bit by bit those of a sampler."""
     if in_triton(hidden_TX, weight_VX):
-        from kernels.exact.gradients import ExactHead
+        from lightning_cispo.kernels.exact.gradients import ExactHead
 
         return ExactHead.apply(hidden_TX.contiguous(), weight_VX.contiguous(), targets_T.contiguous(), temperature)
 
@@ -272,7 +272,7 @@ class _ScoredLogprobs(SlicedLogprobs):
 
 def _score(logits_TV: Tensor, temperature_T: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
     if logits_TV.is_cuda:
-        from kernels.exact.score_triton import score_triton
+        from lightning_cispo.kernels.exact.score_triton import score_triton
 
         return score_triton(logits_TV, temperature_T, targets_T)[:2]
     logp = tempered_logprobs(logits_TV, temperature_T)

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.linear_triton import begin, launch
-from kernels.launcher import launched
+from lightning_cispo.kernels.decoding.linear_triton import begin, launch
+from lightning_cispo.kernels.launcher import launched
 
 TILE = 64
 

@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.head_triton import decode_head
-from kernels.decoding.linear_triton import Tiles
-from kernels.device import on_hopper
-from kernels.experts.rows_triton import BLOCK_ROWS, Rows
-from kernels.experts.train_triton import product
-from kernels.launcher import launched
+from lightning_cispo.kernels.decoding.head_triton import decode_head
+from lightning_cispo.kernels.decoding.linear_triton import Tiles
+from lightning_cispo.kernels.device import on_hopper
+from lightning_cispo.kernels.experts.rows_triton import BLOCK_ROWS, Rows
+from lightning_cispo.kernels.experts.train_triton import product
+from lightning_cispo.kernels.launcher import launched
 
 _DEPTH = 64
 _TURNS = 8

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention import varlen_attention
-from kernels.exact.layers import pointwise, straight
-from kernels.lightning.qkv import silu_lightning
-from kernels.native.library import call, serves
-from kernels.native.train import Lightning as NativeLightning
+from lightning_cispo.kernels.attention import varlen_attention
+from lightning_cispo.kernels.exact.layers import pointwise, straight
+from lightning_cispo.kernels.lightning.qkv import silu_lightning
+from lightning_cispo.kernels.native.library import call, serves
+from lightning_cispo.kernels.native.train import Lightning as NativeLightning
 
 
 def lightning(
@@ -28,7 +28,7 @@ def lightning(
 
     def run(qkv: Tensor) -> tuple[Tensor, Tensor | None]:
         if qkv.is_cuda:
-            from kernels.exact.lightning_triton import lightning_triton
+            from lightning_cispo.kernels.exact.lightning_triton import lightning_triton
 
             return lightning_triton(qkv, slopes_H, cu_seqlens, initial, final)
         heads, sequences = len(slopes_H), len(cu_seqlens) - 1
@@ -40,7 +40,7 @@ def lightning(
         return run(qkv_TJ)
     begins = initial is None and not final
     if begins and qkv_TJ.is_cuda and qkv_TJ.dtype != torch.float64 and qkv_TJ.shape[1] <= 3 * 128 * len(slopes_H):
-        from kernels.exact.gradients import ExactLightning
+        from lightning_cispo.kernels.exact.gradients import ExactLightning
 
         return ExactLightning.apply(qkv_TJ, slopes_H, cu_seqlens), None
     if begins and serves(qkv_TJ):
@@ -76,14 +76,14 @@ def lightning_decode(
     """
     if tail_BH2CD is None or position_B is None:
         return _token_by_token(qkv_BJ, slopes_H, torch.arange(len(qkv_BJ) + 1), state_BHDD)
-    from kernels.exact.lightning_triton import lightning_decode_triton
+    from lightning_cispo.kernels.exact.lightning_triton import lightning_decode_triton
 
     return lightning_decode_triton(qkv_BJ, slopes_H, position_B, state_BHDD, tail_BH2CD)
 
 
 def tails(qkv_TJ: Tensor, heads: int, cu_seqlens: Tensor) -> Tensor:
     """On GPUs: [S, H, keys and values, tile, D] of the tile that each sequence ends in, after silu."""
-    from kernels.exact.lightning_triton import tails_triton
+    from lightning_cispo.kernels.exact.lightning_triton import tails_triton
 
     return tails_triton(qkv_TJ, heads, cu_seqlens)
 
@@ -115,7 +115,7 @@ def attention(q_THD: Tensor, k_UKD: Tensor, v_UKD: Tensor, cu_seqlens: Tensor, c
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if q.is_cuda:
-            from kernels.exact.attention_triton import attention_triton
+            from lightning_cispo.kernels.exact.attention_triton import attention_triton
 
             return attention_triton(q, k, v, cu_seqlens, cu_seqlens_k)
         lengths_S = cu_seqlens[1:] - cu_seqlens[:-1]
@@ -142,7 +142,7 @@ def paged_attention(
 ) -> Tensor:
     """As `kernels.paged.paged_attention`; on GPUs for pages of 64 tokens."""
     if q_BHD.is_cuda:
-        from kernels.exact.attention_triton import paged_triton
+        from lightning_cispo.kernels.exact.attention_triton import paged_triton
 
         return paged_triton(q_BHD, keys_NKPD, values_NKPD, table_BM, lengths_B)
     if serves(q_BHD, keys_NKPD, values_NKPD):

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.linear_triton import begin, launch
-from kernels.function import Function
-from kernels.launcher import launched, power_of_2
+from lightning_cispo.kernels.decoding.linear_triton import begin, launch
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.launcher import launched, power_of_2
 
 
 @triton.jit

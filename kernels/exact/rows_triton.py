@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import launched
+from lightning_cispo.kernels.launcher import launched
 
 MOST_SORTED = 1024  # choices that one program sorts
 _ROUTED_ROWS = 16

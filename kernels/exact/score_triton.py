@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.sample_triton import CHUNK, chunk_kernel
-from kernels.launcher import launched
+from lightning_cispo.kernels.decoding.sample_triton import CHUNK, chunk_kernel
+from lightning_cispo.kernels.launcher import launched
 
 
 @launched

@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.experts_triton import Roster, enlist
-from kernels.decoding.linear_triton import begin, fetch_ahead, launch, lines
-from kernels.exact.linear_triton import in_parts
-from kernels.exact.rows_triton import choose
-from kernels.norm.launch import tiling
-from kernels.norm.rows import norm_rows
+from lightning_cispo.kernels.decoding.experts_triton import Roster, enlist
+from lightning_cispo.kernels.decoding.linear_triton import begin, fetch_ahead, launch, lines
+from lightning_cispo.kernels.exact.linear_triton import in_parts
+from lightning_cispo.kernels.exact.rows_triton import choose
+from lightning_cispo.kernels.norm.launch import tiling
+from lightning_cispo.kernels.norm.rows import norm_rows
 
 _ROWS = 16  # that one program routes
 _ROUTER_DEPTH, _ROUTER_WARPS, _ROUTER_STAGES = 128, 2, 3

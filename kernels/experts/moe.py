@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.device import on_hopper
-from kernels.native.library import serves
+from lightning_cispo.kernels.device import on_hopper
+from lightning_cispo.kernels.native.library import serves
 
 
 def top_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -16,11 +16,11 @@ def top_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     Native on CPUs in float32, Triton on CUDA in float32, elsewhere torch.
     """
     if serves(logits_TE):
-        from kernels.native.train import Route
+        from lightning_cispo.kernels.native.train import Route
 
         return Route.apply(logits_TE, top_k)
     if logits_TE.is_cuda and logits_TE.dtype == torch.float32:
-        from kernels.experts.choice_triton import ChooseExperts
+        from lightning_cispo.kernels.experts.choice_triton import ChooseExperts
 
         return ChooseExperts.apply(logits_TE, top_k)
     weight_TK, expert_TK = logits_TE.softmax(-1).topk(top_k, dim=-1)
@@ -38,11 +38,11 @@ def moe_experts(x_TX: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate_up_EJX:
     Returns: [T, X] in x's dtype.
     """
     if serves(x_TX, weight_TK, gate_up_EJX, down_EXI):
-        from kernels.native.train import Experts
+        from lightning_cispo.kernels.native.train import Experts
 
         return Experts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
     if by_row(x_TX, down_EXI):
-        from kernels.experts.train_triton import TrainedExperts
+        from lightning_cispo.kernels.experts.train_triton import TrainedExperts
 
         return TrainedExperts.apply(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI, torch.is_grad_enabled())
     return moe_experts_reference(x_TX, expert_TK, weight_TK, gate_up_EJX, down_EXI)
@@ -75,7 +75,7 @@ def routed_experts(x_TX: Tensor, logits_TE: Tensor, top_k: int, gate_up_EJX: Ten
     """Routing and experts of a decoding batch in few launches; None where that has no kernel of its own."""
     if not x_TX.is_cuda or torch.is_grad_enabled() or x_TX.dtype != torch.bfloat16:
         return None
-    from kernels.experts.prefill_triton import MOST_TOKENS, routed_experts_triton
+    from lightning_cispo.kernels.experts.prefill_triton import MOST_TOKENS, routed_experts_triton
 
     fits = len(x_TX) <= MOST_TOKENS and gate_up_EJX.dtype == x_TX.dtype and _groupable(x_TX, down_EXI)
     return routed_experts_triton(x_TX, logits_TE, top_k, gate_up_EJX, down_EXI) if fits else None

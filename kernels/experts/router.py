@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.linear import linear
+from lightning_cispo.kernels.linear import linear
 
 
 def router_logits(x_TX: Tensor, weight_EX: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def router_logits(x_TX: Tensor, weight_EX: Tensor) -> Tensor:
     On CUDA one Triton kernel forward and one backward, which read x as it is; elsewhere, and in float64, torch.
     """
     if x_TX.is_cuda and x_TX.dtype != torch.float64:
-        from kernels.experts.router_triton import RouterLogits
+        from lightning_cispo.kernels.experts.router_triton import RouterLogits
 
         return RouterLogits.apply(x_TX, weight_EX)
     wide = torch.promote_types(x_TX.dtype, torch.float32)

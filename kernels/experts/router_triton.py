@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.function import Function
-from kernels.launcher import ceil_div, launched, power_of_2
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.launcher import ceil_div, launched, power_of_2
 
 _WALKERS = 64  # programs of the backward pass under each block of columns
 

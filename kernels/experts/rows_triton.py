@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import ceil_div, launched, power_of_2
+from lightning_cispo.kernels.launcher import ceil_div, launched, power_of_2
 
 BLOCK_ROWS = 128
 _FILLERS = 8  # programs that share an expert's rows without a choice

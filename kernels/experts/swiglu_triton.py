@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.experts.gemm_triton import expert_of, tile_of
-from kernels.experts.rows_triton import Rows
-from kernels.launcher import launched, power_of_2
-from kernels.silu_triton import silu_gradient
+from lightning_cispo.kernels.experts.gemm_triton import expert_of, tile_of
+from lightning_cispo.kernels.experts.rows_triton import Rows
+from lightning_cispo.kernels.launcher import launched, power_of_2
+from lightning_cispo.kernels.silu_triton import silu_gradient
 
 
 @launched

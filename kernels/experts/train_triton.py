@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.experts.gemm_triton import product_kernel, weight_gradient_kernel
-from kernels.experts.rows_triton import BLOCK_ROWS, Rows, gather, number_rows, sum_rows
-from kernels.experts.swiglu_triton import swiglu_backward, swiglu_product_kernel
-from kernels.function import Function
-from kernels.launcher import blocks_of, ceil_div, power_of_2
+from lightning_cispo.kernels.experts.gemm_triton import product_kernel, weight_gradient_kernel
+from lightning_cispo.kernels.experts.rows_triton import BLOCK_ROWS, Rows, gather, number_rows, sum_rows
+from lightning_cispo.kernels.experts.swiglu_triton import swiglu_backward, swiglu_product_kernel
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.launcher import blocks_of, ceil_div, power_of_2
 
 _PROGRAMS = 132  # one for each multiprocessor of an H100; each walks over tiles
 _GROUP = 8  # tiles of rows that take turns under the same columns of a weight

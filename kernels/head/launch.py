@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.function import Function
-from kernels.head.operands import add_product, operand, power_of_two, product
-from kernels.head.tiles import gradient_kernel, join_kernel, statistics_kernel
-from kernels.launcher import ceil_div
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.head.operands import add_product, operand, power_of_two, product
+from lightning_cispo.kernels.head.tiles import gradient_kernel, join_kernel, statistics_kernel
+from lightning_cispo.kernels.launcher import ceil_div
 
 _LOGITS_AT_ONCE = 50 << 23  # 800 MiB of their gradients; a quarter where the weight's gradient needs the room itself
 _TILE = {"ROWS": 128, "DEPTH": 64, "GROUP": 16}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.function import Function
-from kernels.native import train as native_train
-from kernels.native.library import serves
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.native import train as native_train
+from lightning_cispo.kernels.native.library import serves
 
 # Rows of logits that stand at one time: 2^24 float32 numbers, 64 MiB.
 _LOGITS_AT_ONCE = 1 << 24
@@ -32,7 +32,7 @@ def head_logprobs(
     """
     _refuse_unfit(hidden_TX, weight_VX, targets_T, temperature, token_weights_T)
     if in_triton(hidden_TX, weight_VX):
-        from kernels.head.launch import head_logprobs_triton
+        from lightning_cispo.kernels.head.launch import head_logprobs_triton
 
         logprobs_T, entropy_T = head_logprobs_triton(hidden_TX, weight_VX, targets_T, temperature)
     else:

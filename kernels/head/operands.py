@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.head.tiles import split_kernel
-from kernels.launcher import ceil_div
+from lightning_cispo.kernels.head.tiles import split_kernel
+from lightning_cispo.kernels.launcher import ceil_div
 
 
 class Operand(NamedTuple):

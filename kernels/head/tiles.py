@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.launcher import launched
+from lightning_cispo.kernels.launcher import launched
 
 LOG2E = tl.constexpr(1.4426950408889634)
 

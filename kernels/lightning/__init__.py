@@ -1,5 +1,9 @@
-from kernels.lightning.attention import lightning_attention, lightning_decode
-from kernels.lightning.reference import lightning_decode_reference, lightning_recurrent, lightning_reference
+from lightning_cispo.kernels.lightning.attention import lightning_attention, lightning_decode
+from lightning_cispo.kernels.lightning.reference import (
+    lightning_decode_reference,
+    lightning_recurrent,
+    lightning_reference,
+)
 
 __all__ = [
     "lightning_attention",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.lightning.reference import lightning_decode_reference, lightning_reference
+from lightning_cispo.kernels.lightning.reference import lightning_decode_reference, lightning_reference
 
 
 def lightning_attention(
@@ -40,7 +40,7 @@ def lightning_attention(
     if cu_seqlens is None:
         cu_seqlens = torch.tensor([0, len(q_THD)], device=q_THD.device)
     if q_THD.is_cuda and q_THD.dtype != torch.float64 and q_THD.shape[2] <= 128:
-        from kernels.lightning.launch import LightningAttention
+        from lightning_cispo.kernels.lightning.launch import LightningAttention
 
         if not checked:
             torch._assert_async(cu_seqlens[-1] == len(q_THD), "cu_seqlens does not end at the number of tokens")
@@ -95,7 +95,7 @@ def lightning_decode(
     Runs in Triton on CUDA; elsewhere the torch reference.
     """
     if state_SHDD.is_cuda:
-        from kernels.lightning.decode_triton import lightning_decode_triton
+        from lightning_cispo.kernels.lightning.decode_triton import lightning_decode_triton
 
         return lightning_decode_triton(q_BHD, k_BHD, v_BHD, slopes_H, state_SHDD, slots_B)
     if slots_B is None:

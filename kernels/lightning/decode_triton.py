@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.decoding.linear_triton import begin, launch
+from lightning_cispo.kernels.decoding.linear_triton import begin, launch
 
 
 @triton.jit

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.function import Function
-from kernels.launcher import ceil_div, power_of_2
-from kernels.lightning.segments import Segments, cut_into_segments, segment_length
-from kernels.lightning.walk import join_kernel, walk_kernel
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.launcher import ceil_div, power_of_2
+from lightning_cispo.kernels.lightning.segments import Segments, cut_into_segments, segment_length
+from lightning_cispo.kernels.lightning.walk import join_kernel, walk_kernel
 
 _MULTIPROCESSORS = 132  # of an H100
 # Tokens of a chunk, and how products of float32 are made: of three tf32 ones, whose operands have to fit too.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.lightning.attention import lightning_attention
-from kernels.native.library import serves
-from kernels.silu import silu_qkv
+from lightning_cispo.kernels.lightning.attention import lightning_attention
+from lightning_cispo.kernels.native.library import serves
+from lightning_cispo.kernels.silu import silu_qkv
 
 
 def silu_lightning(
@@ -26,7 +26,7 @@ def silu_lightning(
     with_state = initial_state is not None or output_final_state
     states = [] if initial_state is None else [initial_state]
     if serves(qkv_TJ, *states) and not (with_state and torch.is_grad_enabled()):
-        from kernels.native.train import Lightning
+        from lightning_cispo.kernels.native.train import Lightning
 
         if int(cu_seqlens[-1]) != len(qkv_TJ):
             raise ValueError(f"cu_seqlens ends at {int(cu_seqlens[-1])}, but there are {len(qkv_TJ)} tokens")

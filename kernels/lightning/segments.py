@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launcher import ceil_div, launched
+from lightning_cispo.kernels.launcher import ceil_div, launched
 
 _WANTED_PROGRAMS = 528  # four for each multiprocessor of an H100
 _ENOUGH_A_SEQUENCE = 96  # walkers of one sequence with which it keeps up alone

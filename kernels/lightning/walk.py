@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.launcher import launched
+from lightning_cispo.kernels.launcher import launched
 
 
 @launched

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from kernels.native.library import call, library
+from lightning_cispo.kernels.native.library import call, library
 
 _LONGS = "hidden heads kv_heads dim experts top_k inner shared vocabulary layers rotated page_tokens table_row postnorm"
 _POINTERS = (

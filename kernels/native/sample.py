@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.decoding.columns import Columns
-from kernels.native.library import call
+from lightning_cispo.kernels.decoding.columns import Columns
+from lightning_cispo.kernels.native.library import call
 
 
 def sample_native(

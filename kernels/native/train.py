@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.function import Function
-from kernels.native.library import call
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.native.library import call
 
 
 def matmul(a_MK: Tensor, b_KN: Tensor, into: Tensor | None = None, add: bool = False) -> Tensor:

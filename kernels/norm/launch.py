@@ -12,9 +12,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from kernels.function import Function
-from kernels.launcher import ceil_div, power_of_2
-from kernels.norm.rows import norm_backward_kernel, norm_kernel, sum_kernel
+from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.launcher import ceil_div, power_of_2
+from lightning_cispo.kernels.norm.rows import norm_backward_kernel, norm_kernel, sum_kernel
 
 _FEW = 2048  # rows of which a program takes one: a decoding batch's
 _NAMES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}

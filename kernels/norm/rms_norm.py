@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.native.library import serves
+from lightning_cispo.kernels.native.library import serves
 
 Scales = tuple[float, float]  # alpha, beta: of the residual, of what is added to it
 
@@ -25,11 +25,11 @@ def rms_norm(
     """
     same = dtype in (None, x_TX.dtype)
     if same and x_TX.dim() == 2 and serves(x_TX, weight_X, *([] if gate_TX is None else [gate_TX])):
-        from kernels.native.train import Norm
+        from lightning_cispo.kernels.native.train import Norm
 
         return Norm.apply(x_TX, weight_X, gate_TX, eps)
     if _on_device(x_TX):
-        from kernels.norm.launch import GatedRMSNorm, RMSNorm
+        from lightning_cispo.kernels.norm.launch import GatedRMSNorm, RMSNorm
 
         if gate_TX is None:
             return RMSNorm.apply(x_TX, weight_X, eps, dtype or x_TX.dtype)
@@ -56,11 +56,11 @@ def stream_norm(
 ) -> tuple[Tensor, Tensor]:
     """What the residual goes on from, x or, post-norm, its norm, in x's dtype; and the norm in `dtype`."""
     if _on_device(x_TX):
-        from kernels.norm.launch import StreamNorm
+        from lightning_cispo.kernels.norm.launch import StreamNorm
 
         return StreamNorm.apply(x_TX, weight_X, eps, dtype, postnorm)
     if dtype == x_TX.dtype and x_TX.dim() == 2 and serves(x_TX, weight_X):
-        from kernels.native import train
+        from lightning_cispo.kernels.native import train
 
         return train.StreamNorm.apply(x_TX, None, (1.0, 1.0), weight_X, eps, postnorm, 1)
     if dtype == x_TX.dtype:
@@ -76,11 +76,11 @@ def added_stream_norm(
     """Of x = alpha * residual + beta * update: what the residual goes on from, x or its norm; the norm in the
     residual's dtype; and in the update's."""
     if _on_device(update_TX):
-        from kernels.norm.launch import AddedStreamNorm
+        from lightning_cispo.kernels.norm.launch import AddedStreamNorm
 
         return AddedStreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm)
     if update_TX.dim() == 2 and serves(residual_TX, update_TX, weight_X):
-        from kernels.native import train
+        from lightning_cispo.kernels.native import train
 
         return train.StreamNorm.apply(residual_TX, update_TX, scales, weight_X, eps, postnorm, 2)
     x_TX = scaled_sum(residual_TX, update_TX, scales)
@@ -94,7 +94,7 @@ def scaled_sum(residual_TX: Tensor, update_TX: Tensor, scales: Scales) -> Tensor
     if residual_TX.dtype == update_TX.dtype:
         return torch.add(update_TX if beta == 1 else update_TX * beta, residual_TX, alpha=alpha)
     if _on_device(update_TX):
-        from kernels.norm.launch import ScaledSum
+        from lightning_cispo.kernels.norm.launch import ScaledSum
 
         return ScaledSum.apply(residual_TX, update_TX, scales)
     return torch.add(update_TX.to(residual_TX.dtype) * beta, residual_TX, alpha=alpha)

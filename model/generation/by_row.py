@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels.exact.attention_triton import attention_triton
-from kernels.exact.linear_triton import dense_triton
-from kernels.experts.moe import top_experts
-from kernels.lightning.launch import walk
-from kernels.norm import launch
-from kernels.silu import silu_qkv
-from model.attention import LightningAttention, SoftmaxAttention
-from model.layers import AddedStreamNorm, Linear, LMHead, Packed, RMSNorm, StreamNorm, swap_classes
-from model.moe import MoE
-from model.network import MiniMax
-from model.routing import Routing
+from lightning_cispo.kernels.exact.attention_triton import attention_triton
+from lightning_cispo.kernels.exact.linear_triton import dense_triton
+from lightning_cispo.kernels.experts.moe import top_experts
+from lightning_cispo.kernels.lightning.launch import walk
+from lightning_cispo.kernels.norm import launch
+from lightning_cispo.kernels.silu import silu_qkv
+from lightning_cispo.model.attention import LightningAttention, SoftmaxAttention
+from lightning_cispo.model.layers import AddedStreamNorm, Linear, LMHead, Packed, RMSNorm, StreamNorm, swap_classes
+from lightning_cispo.model.moe import MoE
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing
 
 
 class RowLinear(Linear):

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import SOFTMAX, ModelConfig
-from model.attention import Paging
-from model.generation.rows import Rows
-from model.routing import routing_dtype
-from model.sizes import kv_bytes, routing_bytes, state_bytes, tail_bytes
-from model.transfer import on_device
+from lightning_cispo.configs.schema import SOFTMAX, ModelConfig
+from lightning_cispo.model.attention import Paging
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.routing import routing_dtype
+from lightning_cispo.model.sizes import kv_bytes, routing_bytes, state_bytes, tail_bytes
+from lightning_cispo.model.transfer import on_device
 
 # Shares of what is free that a cache may take where nobody says how many tokens it is to hold.
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.25

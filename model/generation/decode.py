@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.experts.moe import by_row
-from model.generation.cache import DecodeCache
-from model.generation.native import NativeDecoder
-from model.generation.rows import Rows
-from model.layout import is_router
-from model.network import MiniMax
-from model.routing import Routing
+from lightning_cispo.kernels.experts.moe import by_row
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.native import NativeDecoder
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.layout import is_router
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing
 
 _FUSED_BYTES = 160 << 10
 _BUCKET = 32  # step between batch sizes of graphs above this many rows
@@ -26,7 +26,7 @@ def for_sampling(network: MiniMax) -> MiniMax:
     layer: Any = network.model.layers[0]
     down_EXI, exact = layer.mlp.experts.down_proj, network.exact
     if not exact and network.config.head_dim <= 128 and by_row(down_EXI[0], down_EXI):
-        from model.generation.by_row import make_by_row
+        from lightning_cispo.model.generation.by_row import make_by_row
 
         make_by_row(network)
     return network
@@ -136,8 +136,8 @@ def _fused(network: MiniMax, cache: DecodeCache, rows: Rows) -> Any:
     small = properties.shared_memory_per_block_optin < _FUSED_BYTES
     if small or config.shared_intermediate_size or config.head_dim > 128:
         return None
-    from model.generation.exact_step import ExactStep
-    from model.generation.fused import FusedStep
+    from lightning_cispo.model.generation.exact_step import ExactStep
+    from lightning_cispo.model.generation.fused import FusedStep
 
     if not network.exact:
         return FusedStep(network, cache, rows)

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.exact import TILE
-from model.generation.cache import DecodeCache, cache_pages
-from model.generation.decode import Decoder, for_sampling
-from model.generation.pages import PagePool
-from model.generation.reading import Queue, Reader, Reading, Waiting
-from model.generation.report import Report
-from model.generation.requests import Completion, EngineStats, Request, problem
-from model.generation.rows import Rows
-from model.generation.sampler import Sampler
-from model.generation.sequence import Sequence
-from model.generation.slots import Slots
-from model.generation.stop_strings import StopTable
-from model.network import MiniMax
+from lightning_cispo.model.exact import TILE
+from lightning_cispo.model.generation.cache import DecodeCache, cache_pages
+from lightning_cispo.model.generation.decode import Decoder, for_sampling
+from lightning_cispo.model.generation.pages import PagePool
+from lightning_cispo.model.generation.reading import Queue, Reader, Reading, Waiting
+from lightning_cispo.model.generation.report import Report
+from lightning_cispo.model.generation.requests import Completion, EngineStats, Request, problem
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.generation.sampler import Sampler
+from lightning_cispo.model.generation.sequence import Sequence
+from lightning_cispo.model.generation.slots import Slots
+from lightning_cispo.model.generation.stop_strings import StopTable
+from lightning_cispo.model.network import MiniMax
 
 
 class Engine:

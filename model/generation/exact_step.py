@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.decoding.experts_triton import Roster, decode_experts
-from kernels.decoding.head_triton import decode_head
-from kernels.decoding.linear_triton import Tiles, decode_linear
-from kernels.exact import step_triton as by_row
-from kernels.exact.attention_triton import paged_triton, workspace
-from kernels.exact.lightning_triton import lightning_decode_triton
-from kernels.exact.linear_triton import ROUTER_COLUMNS
-from kernels.exact.rotary_triton import place_triton
-from kernels.experts.moe import by_row as by_row_experts
-from model.attention import LightningAttention
-from model.generation.cache import DecodeCache
-from model.generation.fused import overlaps, tiles_for
-from model.generation.rows import Rows
-from model.network import MiniMax
+from lightning_cispo.kernels.decoding.experts_triton import Roster, decode_experts
+from lightning_cispo.kernels.decoding.head_triton import decode_head
+from lightning_cispo.kernels.decoding.linear_triton import Tiles, decode_linear
+from lightning_cispo.kernels.exact import step_triton as by_row
+from lightning_cispo.kernels.exact.attention_triton import paged_triton, workspace
+from lightning_cispo.kernels.exact.lightning_triton import lightning_decode_triton
+from lightning_cispo.kernels.exact.linear_triton import ROUTER_COLUMNS
+from lightning_cispo.kernels.exact.rotary_triton import place_triton
+from lightning_cispo.kernels.experts.moe import by_row as by_row_experts
+from lightning_cispo.model.attention import LightningAttention
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.fused import overlaps, tiles_for
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.network import MiniMax
 
 
 class ExactStep:

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.schema import ModelConfig
-from kernels.decoding.attention_triton import decode_attention, workspace
-from kernels.decoding.experts_triton import Roster, decode_experts
-from kernels.decoding.head_triton import decode_head
-from kernels.decoding.linear_triton import Tiles, decode_linear
-from kernels.decoding.route_triton import decode_route
-from kernels.decoding.rows_triton import Stream, decode_combine, decode_enter
-from kernels.lightning.decode_triton import columns_of, gated_lightning_decode
-from model.attention import LightningAttention
-from model.generation.cache import DecodeCache
-from model.generation.rows import Rows
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.kernels.decoding.attention_triton import decode_attention, workspace
+from lightning_cispo.kernels.decoding.experts_triton import Roster, decode_experts
+from lightning_cispo.kernels.decoding.head_triton import decode_head
+from lightning_cispo.kernels.decoding.linear_triton import Tiles, decode_linear
+from lightning_cispo.kernels.decoding.route_triton import decode_route
+from lightning_cispo.kernels.decoding.rows_triton import Stream, decode_combine, decode_enter
+from lightning_cispo.kernels.lightning.decode_triton import columns_of, gated_lightning_decode
+from lightning_cispo.model.attention import LightningAttention
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.network import MiniMax
 
 _OUT_PARTS = 4  # shares of the inputs of a projection back to the hidden size: it has few outputs
 

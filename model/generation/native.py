@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.native.decode import LayerTensors, NativeDecode
-from kernels.native.library import serves
-from model.attention import layer_slopes
-from model.generation.cache import DecodeCache
-from model.layers import rotary_frequencies
-from model.network import MiniMax
+from lightning_cispo.kernels.native.decode import LayerTensors, NativeDecode
+from lightning_cispo.kernels.native.library import serves
+from lightning_cispo.model.attention import layer_slopes
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.layers import rotary_frequencies
+from lightning_cispo.model.network import MiniMax
 
 
 class NativeDecoder:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.generation.cache import DecodeCache
-from model.generation.pages import PagePool
-from model.generation.requests import Request
-from model.layers import Context
-from model.network import MiniMax
-from model.routing import Routing
-from model.transfer import on_device
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.pages import PagePool
+from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.layers import Context
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing
+from lightning_cispo.model.transfer import on_device
 
 # A prompt is cut between passes at multiples of this: the chunk of lightning attention, so that sums keep their order.
 CHUNK = 64

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.generation.requests import Token
-from model.generation.sequence import Sequence
+from lightning_cispo.model.generation.requests import Token
+from lightning_cispo.model.generation.sequence import Sequence
 
 # By code; 0 goes on. The earlier one is the reason where several hold.
 STOPS = ("", "eos", "stop", "repetition", "length")

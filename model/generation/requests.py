@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import MOST_STOP_BYTES, stop_bytes
+from lightning_cispo.configs.schema import MOST_STOP_BYTES, stop_bytes
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.generation.requests import Request
-from model.generation.stop_strings import StopTable
-from model.transfer import on_device
+from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.generation.stop_strings import StopTable
+from lightning_cispo.model.transfer import on_device
 
 COLUMNS = (
     *("token", "position", "key", "count", "limit", "confident"),

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.decoding.columns import Columns
-from kernels.decoding.stops import match_stops
-from kernels.exact.layers import tempered_logprobs
-from kernels.native.library import serves
-from kernels.native.sample import record_native, sample_native
-from model.generation.randomness import uniform
-from model.generation.report import STOPS, Report, Watched
-from model.generation.rows import COLUMNS, Rows
-from model.generation.sampling import ban, sample
-from model.generation.sequence import Sequence
+from lightning_cispo.kernels.decoding.columns import Columns
+from lightning_cispo.kernels.decoding.stops import match_stops
+from lightning_cispo.kernels.exact.layers import tempered_logprobs
+from lightning_cispo.kernels.native.library import serves
+from lightning_cispo.kernels.native.sample import record_native, sample_native
+from lightning_cispo.model.generation.randomness import uniform
+from lightning_cispo.model.generation.report import STOPS, Report, Watched
+from lightning_cispo.model.generation.rows import COLUMNS, Rows
+from lightning_cispo.model.generation.sampling import ban, sample
+from lightning_cispo.model.generation.sequence import Sequence
 
 RECORDED = Columns(**{field.name: COLUMNS.index(field.name) for field in fields(Columns)})
 
@@ -100,7 +100,7 @@ class Sampler:
         """What `_record` and `_ended` do in one launch, or one native call; codes into STOPS [B]."""
         record: Callable[..., Tensor] = record_native
         if token_B.is_cuda:
-            from kernels.decoding.record_triton import record_triton as record
+            from lightning_cispo.kernels.decoding.record_triton import record_triton as record
         rows = self.rows
         return record(
             token_B,
@@ -122,7 +122,7 @@ class Sampler:
             if bans:
                 logits_BV = ban(logits_BV, rows.stop_ids[slots], rows.count[slots] < rows.min_tokens[slots])
             return sample_native(logits_BV, rows.temperature[slots], rows.key[slots], rows.count[slots])
-        from kernels.decoding.sample_triton import Draw, sample_triton
+        from lightning_cispo.kernels.decoding.sample_triton import Draw, sample_triton
 
         draw = Draw(rows.temperature[slots], rows.key[slots], rows.count[slots], rows.min_tokens[slots])
         return sample_triton(logits_BV, draw, rows.stop_ids[slots], bans)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.exact.layers import tempered_logprobs
+from lightning_cispo.kernels.exact.layers import tempered_logprobs
 
 
 def sample(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.generation.cache import Saved
-from model.generation.requests import Request
+from lightning_cispo.model.generation.cache import Saved
+from lightning_cispo.model.generation.requests import Request
 
 
 @dataclass(eq=False)

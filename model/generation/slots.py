@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from model.generation.cache import DecodeCache
-from model.generation.pages import PagePool
-from model.generation.rows import Rows
-from model.generation.sequence import Preempted, Sequence
-from model.transfer import on_device
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.pages import PagePool
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.generation.sequence import Preempted, Sequence
+from lightning_cispo.model.transfer import on_device
 
 
 class Slots:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from kernels.decoding.stops import Matcher
-from model.transfer import on_device
+from lightning_cispo.kernels.decoding.stops import Matcher
+from lightning_cispo.model.transfer import on_device
 
 
 def automaton(strings: Sequence[str]) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""`python -m model.serve checkpoint=runs/quickstart`: answers OpenAI's protocol, on loopback unless told otherwise."""
+"""`cispo serve checkpoint=runs/quickstart`: answers OpenAI's protocol, on loopback unless told otherwise."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,29 @@ from aiohttp.http_exceptions import HttpProcessingError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.errors import ConfigError, refusals
-from configs.schema import Precision, ServeConfig
-from model import checkpoint
-from model.generation.engine import Engine
-from model.hf_config import CheckpointError, read_config
-from model.network import MiniMax
-from model.serve.app import Server
-from model.serve.runner import Runner
-from model.spelling import spellings
-from model.tokenizer import TokenizerError, load_tokenizer
+from lightning_cispo.configs.errors import ConfigError, refusals
+from lightning_cispo.configs.schema import Precision, ServeConfig
+from lightning_cispo.configs.usage import settings_usage
+from lightning_cispo.model import checkpoint
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.hf_config import CheckpointError, read_config
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.serve.app import Server
+from lightning_cispo.model.serve.runner import Runner
+from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.tokenizer import TokenizerError, load_tokenizer
 
 _SHUTDOWN_S = 1.0
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until a signal ends it. `arguments` are those of the command line unless given."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        print(settings_usage("cispo serve", ServeConfig()))
+        return
     with refusals():
-        config = settings(sys.argv[1:])
+        config = settings(given)
         server = build(config)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from model.chat import ToolCall, parse_reply
-from model.generation.requests import Token
-from model.serve.logprobs import chat_logprobs, completion_logprobs
-from model.serve.options import Options
-from model.serve.runner import Piece
-from model.serve.text import ReplySplitter
-from model.serve.wire import FINISH, tool_calls
+from lightning_cispo.model.chat import ToolCall, parse_reply
+from lightning_cispo.model.generation.requests import Token
+from lightning_cispo.model.serve.logprobs import chat_logprobs, completion_logprobs
+from lightning_cispo.model.serve.options import Options
+from lightning_cispo.model.serve.runner import Piece
+from lightning_cispo.model.serve.text import ReplySplitter
+from lightning_cispo.model.serve.wire import FINISH, tool_calls
 
 
 class Answer:

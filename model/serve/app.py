@@ -11,12 +11,12 @@ from typing import Any
 
 from aiohttp import web
 
-from model.serve.answers import Answer, ChatAnswer, TextAnswer
-from model.serve.errors import RequestError, in_shape, shown, told
-from model.serve.options import Options, read_options
-from model.serve.prompts import chat_prompt, completion_prompts, tools
-from model.serve.runner import Piece, Runner
-from model.serve.wire import Envelope, event, usage
+from lightning_cispo.model.serve.answers import Answer, ChatAnswer, TextAnswer
+from lightning_cispo.model.serve.errors import RequestError, in_shape, shown, told
+from lightning_cispo.model.serve.options import Options, read_options
+from lightning_cispo.model.serve.prompts import chat_prompt, completion_prompts, tools
+from lightning_cispo.model.serve.runner import Piece, Runner
+from lightning_cispo.model.serve.wire import Envelope, event, usage
 
 
 class Server:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from model.generation.requests import Token
-from model.spelling import spellings
+from lightning_cispo.model.generation.requests import Token
+from lightning_cispo.model.spelling import spellings
 
 
 def chat_logprobs(tokens: Sequence[Token], tokenizer: Any) -> dict[str, Any]:

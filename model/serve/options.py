@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import MOST_STOP_BYTES, stop_bytes
-from model.serve.errors import RequestError, shown
+from lightning_cispo.configs.schema import MOST_STOP_BYTES, stop_bytes
+from lightning_cispo.model.serve.errors import RequestError, shown
 
 _COMMON = {
     *("model", "max_tokens", "temperature", "top_p", "top_k", "min_tokens", "n", "seed", "stop", "stream"),

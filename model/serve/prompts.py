@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.chat import render
-from model.serve.errors import RequestError, shown
-from model.tokenizer import encode, encode_filled
+from lightning_cispo.model.chat import render
+from lightning_cispo.model.serve.errors import RequestError, shown
+from lightning_cispo.model.tokenizer import encode, encode_filled
 
 
 def chat_prompt(body: Mapping[str, Any], tokenizer: Any) -> list[int]:

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from model.chat import thinking_open
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Completion, Interruption, Request, Token
-from model.serve.errors import RequestError
-from model.serve.options import Options
-from model.serve.text import GrowingText
-from model.tokenizer import decode, encode
+from lightning_cispo.model.chat import thinking_open
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Completion, Interruption, Request, Token
+from lightning_cispo.model.serve.errors import RequestError
+from lightning_cispo.model.serve.options import Options
+from lightning_cispo.model.serve.text import GrowingText
+from lightning_cispo.model.tokenizer import decode, encode
 
 _CLOSING = "\n</think>\n\n"
 

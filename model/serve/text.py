@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from model.tokenizer import decode
+from lightning_cispo.model.tokenizer import decode
 
 _UNFINISHED = "\ufffd"  # what a decoder shows for the beginning of a character
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from model.chat import ToolCall
+from lightning_cispo.model.chat import ToolCall
 
 FINISH = {"length": "length", "repetition": "length"}  # all other stops are "stop"
 

@@ -3,12 +3,12 @@
 Importing this room does not import reasoning-gym (1.8 s, 100 MB); the first generated problem does.
 """
 
-from rewards.logic.compact import COMPACT, compact
-from rewards.logic.curriculum import Curriculum
-from rewards.logic.families import ADMITTED, REJECTED, Judge
-from rewards.logic.generation import check_params, generate
-from rewards.logic.judge import judge
-from rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
+from lightning_cispo.rewards.logic.compact import COMPACT, compact
+from lightning_cispo.rewards.logic.curriculum import Curriculum
+from lightning_cispo.rewards.logic.families import ADMITTED, REJECTED, Judge
+from lightning_cispo.rewards.logic.generation import check_params, generate
+from lightning_cispo.rewards.logic.judge import judge
+from lightning_cispo.rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
 
 __all__ = [
     "ADMITTED",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rewards.verdict import Problem
+from lightning_cispo.rewards.verdict import Problem
 
 
 def _expression(metadata: dict[str, Any]) -> str:

@@ -10,10 +10,10 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from rewards.logic.compact import COMPACT
-from rewards.logic.families import ADMITTED, REJECTED, Judge
-from rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
-from rewards.verdict import Problem
+from lightning_cispo.rewards.logic.compact import COMPACT
+from lightning_cispo.rewards.logic.families import ADMITTED, REJECTED, Judge
+from lightning_cispo.rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
+from lightning_cispo.rewards.verdict import Problem
 
 
 def generate(family: str, params: Mapping[str, Any], seed: int, index: int) -> Problem:

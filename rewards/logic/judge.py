@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rewards.answer import final_text, same_value
-from rewards.judgement import Call, Decision
-from rewards.logic.families import ADMITTED, Judge
-from rewards.logic.puzzles import PUZZLES
-from rewards.verdict import Problem
+from lightning_cispo.rewards.answer import final_text, same_value
+from lightning_cispo.rewards.judgement import Call, Decision
+from lightning_cispo.rewards.logic.families import ADMITTED, Judge
+from lightning_cispo.rewards.logic.puzzles import PUZZLES
+from lightning_cispo.rewards.verdict import Problem
 
 # No admitted family has longer answers; a scorer is not fed a policy's whole monologue.
 MAX_ANSWER_CHARS = 20_000
@@ -29,4 +29,4 @@ def judge(problem: Problem, text: str) -> Decision | Call:
     if len(answer) > MAX_ANSWER_CHARS:
         return Decision(False, f"answer of more than {MAX_ANSWER_CHARS} characters")
     args = (problem.task, problem.entry["params"], answer, problem.answer, problem.entry["metadata"])
-    return Call("rewards.logic.library:score", args)
+    return Call("lightning_cispo.rewards.logic.library:score", args)

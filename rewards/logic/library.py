@@ -7,7 +7,7 @@ from typing import Any
 
 import reasoning_gym  # noqa: F401  so that the import happens before the call's deadline counts
 
-from rewards.logic.generation import dataset
+from lightning_cispo.rewards.logic.generation import dataset
 
 
 def score(family: str, params: dict[str, Any], answer: str, gold: str, metadata: dict[str, Any]) -> bool:

@@ -10,9 +10,9 @@ import socket
 import subprocess
 import time
 
-from rewards.sandbox.inside import STOP
-from rewards.sandbox.levels import Isolation, at_least, command
-from rewards.sandbox.wire import LENGTH, MAX_FRAME_BYTES
+from lightning_cispo.rewards.sandbox.inside import STOP
+from lightning_cispo.rewards.sandbox.levels import Isolation, at_least, command
+from lightning_cispo.rewards.sandbox.wire import LENGTH, MAX_FRAME_BYTES
 
 START_S = 20.0
 _GRACE_S = 5.0  # for the sandbox's own bookkeeping, on a busy machine

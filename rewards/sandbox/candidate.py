@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from rewards.sandbox.wire import NotPlain, decode, encode, read_frame, write_frame
+from lightning_cispo.rewards.sandbox.wire import NotPlain, decode, encode, read_frame, write_frame
 
 MAX_ERROR_CHARS = 500
 

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import Any
 
-from rewards.sandbox import candidate, lockdown, seccomp, tests
+from lightning_cispo.rewards.sandbox import candidate, lockdown, seccomp, tests
 
 # So that imports of judged code cost nothing.
 PRELOADED = (

@@ -10,7 +10,7 @@ import sysconfig
 from enum import Enum
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]  # the folder of rewards/, whatever the package above it is called
 
 
 class Isolation(str, Enum):
@@ -31,8 +31,9 @@ def command(level: Isolation) -> list[str] | None:
     readable = _readable()
     needs = "either" if level is Isolation.bwrap else "landlock"
     bootstrap = (
-        "import sys; sys.path.append(sys.argv.pop(1)); from rewards.sandbox.inside import main; import json; "
-        "sys.path.pop(); main(json.loads(sys.argv[1]), sys.argv[2] == 'landlock')"
+        "import sys, types; package = types.ModuleType('lightning_cispo'); package.__path__ = [sys.argv.pop(1)]; "
+        "sys.modules['lightning_cispo'] = package; from lightning_cispo.rewards.sandbox.inside import main; "
+        "import json; main(json.loads(sys.argv[1]), sys.argv[2] == 'landlock')"
     )
 
     def python(root: str) -> list[str]:

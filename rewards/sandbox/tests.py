@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rewards.sandbox.candidate import describe
-from rewards.sandbox.wire import NotPlain, decode, encode, read_frame, write_frame
+from lightning_cispo.rewards.sandbox.candidate import describe
+from lightning_cispo.rewards.sandbox.wire import NotPlain, decode, encode, read_frame, write_frame
 
 
 class Gone(BaseException):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from configs.schema import AlgorithmConfig
+from lightning_cispo.configs.schema import AlgorithmConfig
 
 
 class TokenLoss(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rl.objectives.cispo import TokenLoss
+from lightning_cispo.rl.objectives.cispo import TokenLoss
 
 
 def supervised(logprobs_T: Tensor) -> TokenLoss:

@@ -17,9 +17,9 @@ from statistics import median
 import numpy as np
 import torch
 
-from configs.schema import ModelConfig
-from model.generation.engine import Engine
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.network import MiniMax
 from tests.benchmarks import generation
 from tests.benchmarks.generation import Timing
 
@@ -154,7 +154,7 @@ def _step_at(network: MiniMax, batch: int, context: int) -> float:
 
 
 def _begin(engine: Engine, rows: np.ndarray) -> list:
-    from model.generation.requests import Request
+    from lightning_cispo.model.generation.requests import Request
 
     for index, row in enumerate(rows):
         engine.submit(Request(index, row, [index], 100))

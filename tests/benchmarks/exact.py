@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import ModelConfig
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Completion, Request
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Completion, Request
+from lightning_cispo.model.network import MiniMax
 from tests.benchmarks import generation
 
 GPU = torch.cuda.is_available()

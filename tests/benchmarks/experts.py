@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from kernels.experts.moe import grouped_experts, moe_experts
+from lightning_cispo.kernels.experts.moe import grouped_experts, moe_experts
 from tests.benchmarks.device import Row, beside, milliseconds, table
 
 SHAPES = [(32, 32768, 2048, 1408), (16, 32768, 1024, 1024)]  # experts, rows, width, inner width; two rows a token

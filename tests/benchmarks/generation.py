@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import yaml
 
-from configs.schema import SOFTMAX, ModelConfig
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Request
-from model.network import MiniMax
-from model.sizes import count_parameters, kv_bytes, state_bytes
+from lightning_cispo.configs.schema import SOFTMAX, ModelConfig
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.sizes import count_parameters, kv_bytes, state_bytes
 
 GROUPS = Path(__file__).parents[2] / "configs" / "model"
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.head.logprobs import head_logprobs
+from lightning_cispo.kernels.head.logprobs import head_logprobs
 from tests.benchmarks.device import Row, milliseconds, table
 
 TOKENS, WIDTH, VOCABULARY = 8192, 2048, 200_064

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from configs.schema import SOFTMAX, ModelConfig
-from model.network import MiniMax
-from model.sizes import flops_per_token
+from lightning_cispo.configs.schema import SOFTMAX, ModelConfig
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.sizes import flops_per_token
 from tests.benchmarks import generation
 from tests.benchmarks.device import Row, Stopwatch, beside, product_rate, profile, show
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from kernels.lightning import lightning_attention, lightning_decode
+from lightning_cispo.kernels.lightning import lightning_attention, lightning_decode
 from tests.benchmarks.device import Row, beside, copy_rate, milliseconds, table
 
 SHAPES = [  # lengths of the packed rows, heads, dims

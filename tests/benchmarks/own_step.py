@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.load import load_config
+from lightning_cispo.configs.load import load_config
+from lightning_cispo.train.loop import collect, learn
+from lightning_cispo.train.run import Run
 from tests.benchmarks import words
 from tests.benchmarks.timing import StepTime
-from train.loop import collect, learn
-from train.run import Run
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from kernels.attention import varlen_attention
+from lightning_cispo.kernels.attention import varlen_attention
 from tests.benchmarks.device import Row, beside, milliseconds, product_rate, table
 
 ANCHOR, WIDE = (16, 4, 64), (64, 8, 128)  # heads, key heads, dims

@@ -12,8 +12,8 @@ from datasets import Dataset
 from transformers import MiniMaxConfig, MiniMaxForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from configs.schema import SOFTMAX, ModelConfig
-from model.tokenizer import load_tokenizer
+from lightning_cispo.configs.schema import SOFTMAX, ModelConfig
+from lightning_cispo.model.tokenizer import load_tokenizer
 from tests.benchmarks import words
 from tests.benchmarks.own_step import Size
 from tests.benchmarks.timing import StepTime

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from rewards.verdict import Problem, Response
+from lightning_cispo.rewards.verdict import Problem, Response
 
 VOCABULARY = 512
 PROMPT_TOKENS = 16

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from configs.check import problems
-from configs.errors import ConfigError
-from configs.load import load_config
-from configs.schema import RunConfig, TaskConfig
-from configs.warn import warnings
+from lightning_cispo.configs.check import problems
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.load import load_config
+from lightning_cispo.configs.schema import RunConfig, TaskConfig
+from lightning_cispo.configs.warn import warnings
 
 REFUSED = [
     (["algorithm.prompts_per_step=30"], "algorithm.prompts_per_step=30: must be a multiple of", "28 or 32"),

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import ConfigError
-from configs.keys import all_keys, type_of
-from configs.load import load_config, load_yaml, main_config, to_yaml
-from configs.schema import Anchor, ChatTemplate, RunConfig, TaskConfig
-from configs.usage import groups
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.keys import all_keys, type_of
+from lightning_cispo.configs.load import load_config, load_yaml, main_config, to_yaml
+from lightning_cispo.configs.schema import Anchor, ChatTemplate, RunConfig, TaskConfig
+from lightning_cispo.configs.usage import groups
 from tests.conftest import ROOT
 
 
@@ -170,7 +170,7 @@ def test_data_shorthand_for_evaluation():
 
 def test_programs_exit_with_2_and_one_line():
     """As a program of its own, and without torch: a typing error is answered at once."""
-    script = "import sys; from configs.load import main_config; main_config(sys.argv[1:])"
+    script = "import sys; from lightning_cispo.configs.load import main_config; main_config('cispo train', None)"
     found = subprocess.run(
         [sys.executable, "-c", script, "+algorithm.clpi=1"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -183,19 +183,19 @@ def test_further_checks_refuse_alike(capsys):
         raise ConfigError(f"steps={config.steps}: not today")
 
     with pytest.raises(SystemExit) as caught:
-        main_config(["steps=3"], refuse)
+        main_config("cispo train", ["steps=3"], refuse)
     assert caught.value.code == 2 and capsys.readouterr().err == "error: steps=3: not today\n"
 
 
 def test_warnings_are_printed_and_the_run_goes_on(capsys):
-    config = main_config(["algorithm.anchor=learner", "algorithm.updates_per_step=1"])
+    config = main_config("cispo train", ["algorithm.anchor=learner", "algorithm.updates_per_step=1"])
     assert config.algorithm.updates_per_step == 1
     assert capsys.readouterr().err.startswith("warning: algorithm.anchor=learner with algorithm.updates_per_step=1")
 
 
 def test_help_lists_every_group_and_key(capsys):
     with pytest.raises(SystemExit) as caught:
-        main_config(["--help"])
+        main_config("cispo train", ["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
     assert all(f"  {key}=" in text for key in all_keys())

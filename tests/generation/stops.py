@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from model.generation.requests import Request
-from model.generation.rows import Rows
-from model.generation.sampler import RECORDED
-from model.generation.stop_strings import StopTable
+from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.generation.sampler import RECORDED
+from lightning_cispo.model.generation.stop_strings import StopTable
 from tests.generation.small import EOS
 
 # Letters, pairs and longer pieces of few letters: strings begin and end anywhere in them, and across them.

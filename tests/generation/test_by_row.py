@@ -6,9 +6,9 @@ import copy
 
 import torch
 
-from model.generation.decode import sampling_precision
-from model.layers import Context
-from model.network import MiniMax
+from lightning_cispo.model.generation.decode import sampling_precision
+from lightning_cispo.model.layers import Context
+from lightning_cispo.model.network import MiniMax
 from tests.generation.small import policy
 from tests.kernels.interpreted import interpreted
 
@@ -27,7 +27,7 @@ def read(network: MiniMax, parts: list[list[torch.Tensor]]) -> tuple[torch.Tenso
 @interpreted
 @torch.no_grad()
 def test_prompts_come_to_what_the_ordinary_layers_make_of_them():
-    from model.generation.by_row import make_by_row
+    from lightning_cispo.model.generation.by_row import make_by_row
 
     network = policy()
     network.compute_dtype = torch.float16

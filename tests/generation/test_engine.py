@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.attention import layer_slopes
-from model.exact import make_exact
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key, uniform
-from model.generation.requests import Request
-from model.generation.sampling import sample
+from lightning_cispo.model.attention import layer_slopes
+from lightning_cispo.model.exact import make_exact
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key, uniform
+from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.generation.sampling import sample
 from tests.generation.small import EOS, policy, requests, run
 
 CPU = torch.device("cpu")
@@ -119,6 +119,6 @@ def test_streams_are_uniform_and_unrelated():
 
 
 def test_states_that_leave_no_room_for_a_page_are_refused(monkeypatch):
-    monkeypatch.setattr("model.generation.cache._free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr("lightning_cispo.model.generation.cache._free_bytes", lambda _: 1 << 20)
     with pytest.raises(ValueError, match="slots=500: their states take .* MiB, and 1 are free"):
         Engine(policy(), 500, EOS)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import kernels.native.library
-from configs.schema import ModelConfig
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Completion, Request
-from model.network import MiniMax
-from model.routing import Routing
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.kernels.native import library as native_library
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Completion, Request
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing
 from tests.generation.small import EOS, drain, requests, run
 
 SHAPES = [
@@ -32,8 +32,8 @@ SHAPES = [
 def arithmetic(request, monkeypatch):
     """With the compiled kernels, and where there are none."""
     if request.param == "torch":
-        monkeypatch.setattr(kernels.native.library, "library", lambda: None)
-    elif kernels.native.library.library() is None:
+        monkeypatch.setattr(native_library, "library", lambda: None)
+    elif native_library.library() is None:
         pytest.skip("no compiler")
 
 
@@ -150,10 +150,10 @@ def test_replay_and_exactness_go_together(arithmetic):
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_the_steps_router_has_the_learners_sums_up_to_32_experts():
     """A wider one is multiplied in another order by the learner: then the layers' own decoding runs."""
-    from model.generation.exact_step import ExactStep
+    from lightning_cispo.model.generation.exact_step import ExactStep
 
     for experts in (32, 33):
         with torch.device("meta"):
             network = MiniMax(ModelConfig(num_local_experts=experts), torch.bfloat16, exact=True)
-        with mock.patch("model.generation.exact_step.by_row_experts", return_value=True):
+        with mock.patch("lightning_cispo.model.generation.exact_step.by_row_experts", return_value=True):
             assert ExactStep.serves(network) == (experts == 32)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.generation.engine import Engine
-from model.generation.requests import Interruption, Request
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.requests import Interruption, Request
 from tests.generation.small import EOS, drain, policy, requests, tokens
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from model.generation.cache import DecodeCache
-from model.generation.decode import Decoder
-from model.generation.rows import Rows
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.decode import Decoder
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.network import MiniMax
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 CPU, SLOTS, PAGES = torch.device("cpu"), 300, 3

@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from kernels.native.sample import sample_native
-from model.generation.randomness import uniform
-from model.generation.sampling import sample
+from lightning_cispo.kernels.native.sample import sample_native
+from lightning_cispo.model.generation.randomness import uniform
+from lightning_cispo.model.generation.sampling import sample
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 

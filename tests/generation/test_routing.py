@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Interruption, Request
-from model.network import MiniMax
-from model.routing import Routing, changed_choices, routing_dtype, unrecorded
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Interruption, Request
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing, changed_choices, routing_dtype, unrecorded
 from tests.generation.small import EOS, drain, policy, run, tokens
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key, uniform
-from model.generation.requests import Interruption, Request, Token
-from model.generation.sampling import ban, sample
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key, uniform
+from lightning_cispo.model.generation.requests import Interruption, Request, Token
+from lightning_cispo.model.generation.sampling import ban, sample
 from tests.generation.small import EOS, drain, policy, requests, run, tokens
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.generation.engine import Engine
-from model.generation.pages import PagePool
-from model.generation.randomness import stream_key
-from model.generation.requests import Request
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.pages import PagePool
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Request
 from tests.generation.small import EOS, assert_nothing_held, drain, policy, requests, run, tokens
 
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.decoding.stops import match_stops
-from model.generation.engine import Engine
-from model.generation.requests import Interruption, Request
-from model.generation.stop_strings import StopTable, automaton
+from lightning_cispo.kernels.decoding.stops import match_stops
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.requests import Interruption, Request
+from lightning_cispo.model.generation.stop_strings import StopTable, automaton
 from tests.generation.small import EOS, drain, policy, requests, run, tokens
 from tests.generation.stops import SPELLINGS, check_matching, first_end
 from tests.kernels.interpreted import interpreted
@@ -43,7 +43,7 @@ def test_tokens_are_matched_on_the_host():
 
 @interpreted
 def test_tokens_are_matched_in_the_interpreter():
-    from kernels.decoding.stops_triton import match_triton
+    from lightning_cispo.kernels.decoding.stops_triton import match_triton
 
     check_matching(match_triton, "cpu")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention
-from kernels.attention import _varlen_reference, varlen_attention
+from lightning_cispo.kernels import attention
+from lightning_cispo.kernels.attention import _varlen_reference, varlen_attention
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)

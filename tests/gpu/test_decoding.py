@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.decoding.stops import match_stops
-from kernels.experts.moe import routed_experts
-from kernels.lightning import lightning_decode, lightning_decode_reference
-from kernels.norm.rms_norm import rms_norm_reference
-from model.layers import RMSNorm
+from lightning_cispo.kernels.decoding.stops import match_stops
+from lightning_cispo.kernels.experts.moe import routed_experts
+from lightning_cispo.kernels.lightning import lightning_decode, lightning_decode_reference
+from lightning_cispo.kernels.norm.rms_norm import rms_norm_reference
+from lightning_cispo.model.layers import RMSNorm
 from tests.generation.stops import check_matching
 from tests.kernels.test_decode_products_triton import check_experts, check_head, check_linear
 from tests.kernels.test_decode_triton import check_routed, check_slots

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.generation.exact_step import ExactStep
-from model.network import MiniMax
-from model.routing import Routing
+from lightning_cispo.model.generation.exact_step import ExactStep
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing
 from tests.benchmarks.generation import shape
 from tests.generation.small import run
 from tests.generation.test_exact import assert_equal_to_the_learners, mixed

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.generation.decode import Decoder, sampling_precision
-from model.generation.engine import Engine
-from model.generation.randomness import stream_key
-from model.generation.requests import Interruption, Request
-from model.generation.rows import Rows
-from model.network import MiniMax
-from model.routing import Routing, changed_choices
+from lightning_cispo.model.generation.decode import Decoder, sampling_precision
+from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.generation.requests import Interruption, Request
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing, changed_choices
 from tests.benchmarks.generation import network, shape
 from tests.generation.small import drain, tokens
 from tests.generation.stops import SPELLINGS, first_end

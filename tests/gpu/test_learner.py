@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import AlgorithmConfig
-from rl.advantages import Sample
-from rl.packing import pack
-from rl.statistics import UpdateSums
+from lightning_cispo.configs.schema import AlgorithmConfig
+from lightning_cispo.rl.advantages import Sample
+from lightning_cispo.rl.packing import pack
+from lightning_cispo.rl.statistics import UpdateSums
+from lightning_cispo.train.learner import Learner, Policy
 from tests.benchmarks.generation import network, shape
-from train.learner import Learner, Policy
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

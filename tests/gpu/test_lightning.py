@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from kernels.lightning import lightning_attention, lightning_reference
+from lightning_cispo.kernels.lightning import lightning_attention, lightning_reference
 from tests.kernels.test_lightning_triton import CASES, check, errors
 
 if not torch.cuda.is_available():
@@ -25,9 +25,9 @@ LARGE = [
 @pytest.mark.parametrize("case", CASES + LARGE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_against_float64(case, dtype, monkeypatch):
-    import kernels.lightning.launch
+    from lightning_cispo.kernels.lightning import launch
 
-    monkeypatch.setattr(kernels.lightning.launch, "segment_length", None)  # put back after `check` has set it
+    monkeypatch.setattr(launch, "segment_length", None)  # put back after `check` has set it
     *shape, segment = case
     check("cuda", *shape, dtype, segment)
 
@@ -45,7 +45,7 @@ def test_nothing_waits_for_the_device():
 
 
 def test_other_lengths_compile_nothing():
-    from kernels.lightning import segments, walk
+    from lightning_cispo.kernels.lightning import segments, walk
 
     def run(*lengths: int) -> int:
         """Variants compiled so far."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels.head import launch as logprobs_triton
-from kernels.head.logprobs import head_logprobs
-from model.network import MiniMax
+from lightning_cispo.kernels.head import launch as logprobs_triton
+from lightning_cispo.kernels.head.logprobs import head_logprobs
+from lightning_cispo.model.network import MiniMax
 from tests.kernels.test_logprobs_triton import check
 from tests.model.small import CONFIG
 

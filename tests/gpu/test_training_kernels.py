@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.experts.moe import moe_experts
-from kernels.linear import linear
-from model.network import MiniMax
+from lightning_cispo.kernels.experts.moe import moe_experts
+from lightning_cispo.kernels.linear import linear
+from lightning_cispo.model.network import MiniMax
 from tests.benchmarks.generation import network, shape
 from tests.kernels.test_experts_triton import CASES, check, check_numbering, inputs
 from tests.kernels.test_fused_triton import (
@@ -97,7 +97,7 @@ def test_experts_wait_for_nothing():
 
 
 def test_other_numbers_of_tokens_compile_nothing():
-    from kernels.experts import gemm_triton, rows_triton, swiglu_triton
+    from lightning_cispo.kernels.experts import gemm_triton, rows_triton, swiglu_triton
 
     kernels = [
         kernel

@@ -14,7 +14,7 @@ def close(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
 
 def check_linear(device: str, dtype: torch.dtype, tolerance: float) -> None:
     """Up to three weights side by side, sizes that fill no tile, inputs in shares, with activations and without."""
-    from kernels.decoding.linear_triton import Tiles, decode_linear
+    from lightning_cispo.kernels.decoding.linear_triton import Tiles, decode_linear
 
     torch.manual_seed(0)
     for rows, inputs, sizes, shares, gated in ((3, 40, (70, 20), 1, True), (19, 72, (24, 8, 8), 3, False)):
@@ -35,8 +35,8 @@ def check_linear(device: str, dtype: torch.dtype, tolerance: float) -> None:
 
 def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
     """An expert of many rows, one of none, rows that chose nobody; the same bits from other tiles and orders."""
-    from kernels.decoding.experts_triton import Roster, decode_experts
-    from kernels.decoding.linear_triton import Tiles
+    from lightning_cispo.kernels.decoding.experts_triton import Roster, decode_experts
+    from lightning_cispo.kernels.decoding.linear_triton import Tiles
 
     torch.manual_seed(0)
     rows, experts, width, inner = 150, 4, 40, 24
@@ -70,8 +70,8 @@ def check_experts(device: str, dtype: torch.dtype, tolerance: float) -> None:
 
 def check_head(device: str, dtype: torch.dtype) -> None:
     """Rows of 16 bits times float32 weights: nothing of the weights is lost."""
-    from kernels.decoding.head_triton import decode_head
-    from kernels.decoding.linear_triton import Tiles
+    from lightning_cispo.kernels.decoding.head_triton import decode_head
+    from lightning_cispo.kernels.decoding.linear_triton import Tiles
 
     torch.manual_seed(0)
     x, weight = torch.randn(5, 72).to(device, dtype), torch.randn(90, 72, device=device)

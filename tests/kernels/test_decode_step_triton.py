@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from model.generation.cache import DecodeCache
-from model.generation.decode import Decoder
-from model.generation.rows import Rows
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.generation.cache import DecodeCache
+from lightning_cispo.model.generation.decode import Decoder
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.network import MiniMax
 from tests.kernels.interpreted import interpreted
 
 SHAPES = {
@@ -31,8 +31,8 @@ def check_step(name: str, exact: bool) -> None:
 
     The exact step's states are those before a tile of 64 tokens: at the positions that it begins with, the others' too.
     """
-    from model.generation.exact_step import ExactStep
-    from model.generation.fused import FusedStep
+    from lightning_cispo.model.generation.exact_step import ExactStep
+    from lightning_cispo.model.generation.fused import FusedStep
 
     torch.manual_seed(0)
     shape = dict(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=2)

@@ -7,15 +7,15 @@ from functools import partial
 import pytest
 import torch
 
-from kernels.experts.moe import moe_experts
-from kernels.lightning import lightning_decode, lightning_decode_reference
-from model.layers import RMSNorm
+from lightning_cispo.kernels.experts.moe import moe_experts
+from lightning_cispo.kernels.lightning import lightning_decode, lightning_decode_reference
+from lightning_cispo.model.layers import RMSNorm
 from tests.kernels.interpreted import interpreted
 
 
 def routed(tokens: int, experts: int, top_k: int, device: str, dtype: torch.dtype, seed: int) -> tuple[float, float]:
     """Relative errors of the routed experts' kernels and of torch in the same dtype, both against float64."""
-    from kernels.experts.prefill_triton import routed_experts_triton
+    from lightning_cispo.kernels.experts.prefill_triton import routed_experts_triton
 
     generator = torch.Generator().manual_seed(seed)
     x, logits = (torch.randn(tokens, n, generator=generator) for n in (64, experts))
@@ -46,7 +46,7 @@ def check_routed(device: str, dtype: torch.dtype) -> None:
 
 
 def check_lightning_decode(device: str) -> None:
-    from kernels.lightning.decode_triton import lightning_decode_triton
+    from lightning_cispo.kernels.lightning.decode_triton import lightning_decode_triton
 
     for batch, heads, dim in ((2, 1, 16), (5, 3, 24), (3, 2, 64)):
         q, k, v = torch.randn(batch, heads, 3 * dim, device=device).split(dim, -1)
@@ -80,13 +80,13 @@ def check_slots(device: str) -> None:
 
 
 def _triton_decode():
-    from kernels.lightning.decode_triton import lightning_decode_triton
+    from lightning_cispo.kernels.lightning.decode_triton import lightning_decode_triton
 
     return lightning_decode_triton
 
 
 def check_rms_norm(device: str) -> None:
-    from kernels.norm.launch import RMSNorm as Fused
+    from lightning_cispo.kernels.norm.launch import RMSNorm as Fused
 
     for rows, size in ((1, 24), (33, 1024), (0, 8)):
         norm = RMSNorm(size, 1e-5).to(device)

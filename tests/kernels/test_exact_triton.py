@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention import varlen_attention
-from kernels.lightning.qkv import silu_lightning
-from model.layers import rotate
+from lightning_cispo.kernels.attention import varlen_attention
+from lightning_cispo.kernels.lightning.qkv import silu_lightning
+from lightning_cispo.model.layers import rotate
 from tests.kernels.interpreted import interpreted
 
 
@@ -26,7 +26,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 
 def check_linear(device: str, dtype: torch.dtype) -> None:
     """Dense, sorted by expert, and float32 weights beside narrow rows; against float64, and rows by themselves."""
-    from kernels.exact.linear_triton import dense_triton, linear_triton
+    from lightning_cispo.kernels.exact.linear_triton import dense_triton, linear_triton
 
     generator = torch.Generator().manual_seed(0)
     bound = 2e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
@@ -59,7 +59,7 @@ def check_linear(device: str, dtype: torch.dtype) -> None:
 
 def check_lightning(device: str, dtype: torch.dtype) -> None:
     """Packed rows against float64, then token by token over the state and tail that a first part has left."""
-    from kernels.exact.lightning_triton import lightning_decode_triton, lightning_triton, tails_triton
+    from lightning_cispo.kernels.exact.lightning_triton import lightning_decode_triton, lightning_triton, tails_triton
 
     generator = torch.Generator().manual_seed(0)
     for heads, dim, lengths, begun in ((2, 16, [70, 3, 128], [64, 1, 64]), (1, 24, [131], [125])):
@@ -93,7 +93,7 @@ def check_lightning(device: str, dtype: torch.dtype) -> None:
 
 def check_attention(device: str, dtype: torch.dtype) -> None:
     """Packed rows against float64; the same with a left context; then one token at a time over pages."""
-    from kernels.exact.attention_triton import TILE, attention_triton, paged_triton
+    from lightning_cispo.kernels.exact.attention_triton import TILE, attention_triton, paged_triton
 
     generator = torch.Generator().manual_seed(0)
     for heads, kv_heads, dim, lengths in ((4, 2, 16, [5, 130, 64]), (3, 1, 24, [70]), (2, 1, 16, [1100])):
@@ -120,7 +120,7 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
 
 def check_rotation(device: str, dtype: torch.dtype) -> None:
     """Packed rows as the network turns them; then one token, whose key and value go to its page."""
-    from kernels.exact.rotary_triton import place_triton, rotate_triton
+    from lightning_cispo.kernels.exact.rotary_triton import place_triton, rotate_triton
 
     generator = torch.Generator().manual_seed(0)
     for heads, kv_heads, dim, half in ((4, 2, 16, 8), (3, 1, 24, 4)):
@@ -143,7 +143,7 @@ def check_rotation(device: str, dtype: torch.dtype) -> None:
 
 def check_rows(device: str, dtype: torch.dtype) -> None:
     """Routing, sorting, SwiGLU and weighted sum: against torch, and rows by themselves."""
-    from kernels.exact.rows_triton import route_triton, sort_triton, swiglu_triton, weighted_sum_triton
+    from lightning_cispo.kernels.exact.rows_triton import route_triton, sort_triton, swiglu_triton, weighted_sum_triton
 
     generator = torch.Generator().manual_seed(0)
     bound = 1e-6 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps
@@ -176,7 +176,7 @@ def check_rows(device: str, dtype: torch.dtype) -> None:
 
 def check_norms(device: str, dtype: torch.dtype) -> None:
     """A row's norms are what they are alone, also where others have a program for several rows."""
-    from kernels.norm.launch import AddedStreamNorm, GatedRMSNorm, RMSNorm
+    from lightning_cispo.kernels.norm.launch import AddedStreamNorm, GatedRMSNorm, RMSNorm
 
     count, size = (5000, 1024) if device == "cuda" else (70, 24)
     x, other = torch.randn(2, count, size, device=device).to(dtype)
@@ -196,8 +196,8 @@ def check_norms(device: str, dtype: torch.dtype) -> None:
 
 def check_score(device: str, dtype: torch.dtype) -> None:
     """What the sampler says of the tokens that it draws, to the bit; entropies against float64."""
-    from kernels.decoding.sample_triton import Draw, sample_triton
-    from kernels.exact.score_triton import score_triton
+    from lightning_cispo.kernels.decoding.sample_triton import Draw, sample_triton
+    from lightning_cispo.kernels.exact.score_triton import score_triton
 
     generator = torch.Generator().manual_seed(0)
     for vocabulary in (50, 5000):
@@ -218,10 +218,15 @@ def check_score(device: str, dtype: torch.dtype) -> None:
 
 def check_gradients(device: str, dtype: torch.dtype) -> None:
     """Of what has no ordinary forward, against float64's of the same functions; outputs are the kernels' own."""
-    from kernels.exact.gradients import ExactChoice, ExactLightning, ExactMasterLinear, ExactRouterLogits
-    from kernels.exact.lightning_triton import lightning_triton
-    from kernels.exact.linear_triton import dense_triton
-    from kernels.exact.rows_triton import route_triton
+    from lightning_cispo.kernels.exact.gradients import (
+        ExactChoice,
+        ExactLightning,
+        ExactMasterLinear,
+        ExactRouterLogits,
+    )
+    from lightning_cispo.kernels.exact.lightning_triton import lightning_triton
+    from lightning_cispo.kernels.exact.linear_triton import dense_triton
+    from lightning_cispo.kernels.exact.rows_triton import route_triton
 
     generator = torch.Generator().manual_seed(0)
 

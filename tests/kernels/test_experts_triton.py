@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.experts.moe import moe_experts
+from lightning_cispo.kernels.experts.moe import moe_experts
 from tests.kernels.interpreted import interpreted
 
 
@@ -49,7 +49,7 @@ def check(device: str, dtype: torch.dtype, shape: tuple[int, int, int, int, int]
 
     And the same output where nothing is kept for a gradient.
     """
-    from kernels.experts.train_triton import TrainedExperts
+    from lightning_cispo.kernels.experts.train_triton import TrainedExperts
 
     given = inputs(*shape, device)
     exact = outcome(looped, given, torch.float64)
@@ -66,7 +66,7 @@ def check(device: str, dtype: torch.dtype, shape: tuple[int, int, int, int, int]
 
 def check_numbering(device: str, shapes: list[tuple[int, int, int]]) -> None:
     """As a stable sort numbers the choices."""
-    from kernels.experts.rows_triton import BLOCK_ROWS, number_rows
+    from lightning_cispo.kernels.experts.rows_triton import BLOCK_ROWS, number_rows
 
     for tokens, experts, top_k in shapes:
         expert = torch.rand(tokens, experts, generator=torch.Generator().manual_seed(0)).topk(top_k).indices
@@ -85,7 +85,7 @@ def check_numbering(device: str, shapes: list[tuple[int, int, int]]) -> None:
 @pytest.fixture
 def small_tiles(monkeypatch):
     """So that few rows are several tiles; the interpreter takes a second for each thousand programs."""
-    from kernels.experts import rows_triton, train_triton
+    from lightning_cispo.kernels.experts import rows_triton, train_triton
 
     monkeypatch.setattr(rows_triton, "BLOCK_ROWS", 16)
     for name, size in {"BLOCK_ROWS": 16, "_COLUMNS": 32, "_BK": 16, "_PROGRAMS": 3}.items():

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.experts.moe import top_experts
-from kernels.norm.rms_norm import rms_norm_reference
-from model.layers import rotate_reference
+from lightning_cispo.kernels.experts.moe import top_experts
+from lightning_cispo.kernels.norm.rms_norm import rms_norm_reference
+from lightning_cispo.model.layers import rotate_reference
 from tests.kernels.interpreted import interpreted
 
 Op = Callable[..., tuple[Tensor, ...]]
@@ -44,7 +44,7 @@ def randoms(device: str, *shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 def check_norms(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
-    from kernels.norm.launch import GatedRMSNorm, RMSNorm
+    from lightning_cispo.kernels.norm.launch import GatedRMSNorm, RMSNorm
 
     for rows, size in shapes:
         x, other, weight = randoms(device, (rows, size), (rows, size), (size,))
@@ -69,7 +69,7 @@ def wide(x: Tensor) -> Tensor:
 
 def check_streams(device: str, dtype: torch.dtype, shapes: list[tuple[int, int]]) -> None:
     """The stream as wide as what layers read, and wider; all results read, or some."""
-    from kernels.norm.launch import AddedStreamNorm, ScaledSum, StreamNorm
+    from lightning_cispo.kernels.norm.launch import AddedStreamNorm, ScaledSum, StreamNorm
 
     for (rows, size), postnorm, widened in itertools.product(shapes, (True, False), (wide, lambda x: x)):
         x, other, weight = randoms(device, (rows, size), (rows, size), (size,))
@@ -109,7 +109,7 @@ def added(x: Tensor, update: Tensor, scales: tuple[float, float]) -> Tensor:
 
 
 def check_silu(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int]]) -> None:
-    from kernels.silu_triton import SiluQKV
+    from lightning_cispo.kernels.silu_triton import SiluQKV
 
     for tokens, heads, dim in shapes:
 
@@ -121,7 +121,7 @@ def check_silu(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int
 
 def check_router(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int]]) -> None:
     """Logits are float32, and so are a weight's values."""
-    from kernels.experts.router_triton import RouterLogits
+    from lightning_cispo.kernels.experts.router_triton import RouterLogits
 
     for rows, width, experts in shapes:
         x, weight = randoms(device, (rows, width), (experts * width,))
@@ -136,7 +136,7 @@ def check_router(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, i
 
 
 def check_rotation(device: str, dtype: torch.dtype, shapes: list[tuple[int, int, int, int]]) -> None:
-    from kernels.exact.rotary_triton import Rotate
+    from lightning_cispo.kernels.exact.rotary_triton import Rotate
 
     for tokens, heads, dim, half in shapes:
         x, angles = randoms(device, (tokens, heads, dim), (tokens, half))
@@ -153,7 +153,7 @@ def check_rotation(device: str, dtype: torch.dtype, shapes: list[tuple[int, int,
 
 def check_choice(device: str, shapes: list[tuple[int, int, int]]) -> None:
     """The experts torch chooses, their weights and the logits' gradient."""
-    from kernels.experts.choice_triton import ChooseExperts
+    from lightning_cispo.kernels.experts.choice_triton import ChooseExperts
 
     for rows, experts, top_k in shapes:
         (logits,) = randoms(device, (rows, experts))

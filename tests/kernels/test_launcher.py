@@ -15,8 +15,8 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels import launcher
-from kernels.launcher import Launched, launched
+from lightning_cispo.kernels import launcher
+from lightning_cispo.kernels.launcher import Launched, launched
 
 
 def _kernel(x_ptr, y_ptr, rows, scale, wide, BLOCK: tl.constexpr, GATE: tl.constexpr = False):

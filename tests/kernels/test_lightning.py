@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kernels.lightning import lightning_decode, lightning_recurrent, lightning_reference
+from lightning_cispo.kernels.lightning import lightning_decode, lightning_recurrent, lightning_reference
 
 H, D = 3, 8
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.lightning import lightning_attention, lightning_reference
+from lightning_cispo.kernels.lightning import lightning_attention, lightning_reference
 from tests.kernels.interpreted import interpreted
 
 
@@ -45,7 +45,7 @@ def check(
     device: str, lengths: list[int], heads: int, dim: int, initial: bool, dtype: torch.dtype, segment: int | None
 ):
     """Errors against float64: twice the reference in the same dtype, or float32 rounding. The same bits each time."""
-    import kernels.lightning.launch as triton_side
+    from lightning_cispo.kernels.lightning import launch as triton_side
 
     triton_side.segment_length = lambda *_: segment
 
@@ -64,7 +64,7 @@ def check(
 
 def check_kept_segments(device: str) -> None:
     """They are found once for the same borders, and anew when those were written to."""
-    from kernels.lightning.segments import cut_into_segments
+    from lightning_cispo.kernels.lightning.segments import cut_into_segments
 
     borders = torch.tensor([0, 700, 1000], device=device)
     found = cut_into_segments(borders, 1000, 512)
@@ -89,7 +89,7 @@ CASES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("case", CASES)
 def test_in_the_interpreter(case, dtype, monkeypatch):
-    from kernels.lightning import launch
+    from lightning_cispo.kernels.lightning import launch
 
     monkeypatch.setattr(launch, "segment_length", None)  # put back after `check` has set it
     *shape, segment = case

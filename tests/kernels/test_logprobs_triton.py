@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.head.logprobs import SlicedLogprobs, head_logprobs
+from lightning_cispo.kernels.head.logprobs import SlicedLogprobs, head_logprobs
 from tests.kernels.interpreted import interpreted
 
 Sides = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -60,7 +60,7 @@ def check(
     entropy: bool = False,
 ) -> None:
     """Errors at most twice the torch reference's for the same inputs, or `floor`; the same bits each time."""
-    from kernels.head.launch import head_logprobs_triton
+    from lightning_cispo.kernels.head.launch import head_logprobs_triton
 
     given = inputs(tokens, width, vocabulary, device)
     rounded = given | {"hidden": given["hidden"].to(dtypes[0]), "weight": given["weight"].to(dtypes[1])}
@@ -94,7 +94,7 @@ CASES = [
 @interpreted
 @pytest.mark.parametrize("case", CASES)
 def test_in_the_interpreter(case, monkeypatch):
-    from kernels.head import launch
+    from lightning_cispo.kernels.head import launch
 
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan")))
@@ -104,7 +104,7 @@ def test_in_the_interpreter(case, monkeypatch):
 
 @interpreted
 def test_a_target_outside_the_vocabulary_gives_nan():
-    from kernels.head.launch import head_logprobs_triton
+    from lightning_cispo.kernels.head.launch import head_logprobs_triton
 
     logprobs, _ = head_logprobs_triton(torch.ones(2, 8).half(), torch.ones(5, 8).half(), torch.tensor([5, 4]), 1.0)
     assert logprobs.isnan().tolist() == [True, False]

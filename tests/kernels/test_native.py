@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 
 def start(**environment: str) -> subprocess.Popen:
-    code = "from kernels.native.library import library; print(library() is not None)"
+    code = "from lightning_cispo.kernels.native.library import library; print(library() is not None)"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, text=True, **pipes)
 

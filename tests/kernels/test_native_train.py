@@ -5,12 +5,12 @@ import shutil
 import pytest
 import torch
 
-from kernels.experts.moe import moe_experts, top_experts
-from kernels.head.logprobs import head_logprobs
-from kernels.lightning.qkv import silu_lightning
-from kernels.linear import linear
-from kernels.native.train import matmul
-from kernels.norm.rms_norm import added_stream_norm, rms_norm, stream_norm
+from lightning_cispo.kernels.experts.moe import moe_experts, top_experts
+from lightning_cispo.kernels.head.logprobs import head_logprobs
+from lightning_cispo.kernels.lightning.qkv import silu_lightning
+from lightning_cispo.kernels.linear import linear
+from lightning_cispo.kernels.native.train import matmul
+from lightning_cispo.kernels.norm.rms_norm import added_stream_norm, rms_norm, stream_norm
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.paged import paged_attention, paged_attention_reference
+from lightning_cispo.kernels.paged import paged_attention, paged_attention_reference
 from tests.kernels.interpreted import interpreted
 
 
@@ -42,7 +42,7 @@ def test_reference(dtype, tolerance):
 
 def check_triton(device: str) -> None:
     """Every branch of the kernels: one split and several, groups padded, dims that are no power of two."""
-    from kernels.decoding import attention_triton as paged_triton
+    from lightning_cispo.kernels.decoding import attention_triton as paged_triton
 
     for heads, kv_heads, dim, page in ((4, 2, 16, 16), (6, 1, 24, 32), (2, 2, 64, 16)):
         for tokens in (16, 512):
@@ -62,7 +62,7 @@ def check_triton(device: str) -> None:
 
 @interpreted
 def test_triton_in_its_interpreter(monkeypatch):
-    from kernels.decoding import attention_triton
+    from lightning_cispo.kernels.decoding import attention_triton
 
     monkeypatch.setattr(attention_triton, "_SPLIT_TOKENS", None)  # put back after `check_triton` has set it
     check_triton("cpu")

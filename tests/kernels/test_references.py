@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from kernels.attention import varlen_attention
-from kernels.experts.moe import grouped_experts, moe_experts
-from kernels.head import logprobs as logprobs_kernel
-from kernels.head.logprobs import head_logprobs
+from lightning_cispo.kernels.attention import varlen_attention
+from lightning_cispo.kernels.experts.moe import grouped_experts, moe_experts
+from lightning_cispo.kernels.head import logprobs as logprobs_kernel
+from lightning_cispo.kernels.head.logprobs import head_logprobs
 
 
 def naive_attention(q, k, v):

@@ -9,18 +9,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.generation.randomness import uniform
-from model.generation.report import STOPS
-from model.generation.requests import Request
-from model.generation.rows import Rows
-from model.generation.sampler import RECORDED, Sampler
-from model.generation.sampling import ban, sample
+from lightning_cispo.model.generation.randomness import uniform
+from lightning_cispo.model.generation.report import STOPS
+from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.generation.rows import Rows
+from lightning_cispo.model.generation.sampler import RECORDED, Sampler
+from lightning_cispo.model.generation.sampling import ban, sample
 from tests.kernels.interpreted import interpreted
 
 
 def check_draws(device: str) -> None:
     """The same tokens from the same keys: less and more than a chunk of the vocabulary, greedy rows, banned ids."""
-    from kernels.decoding.sample_triton import Draw, sample_triton
+    from lightning_cispo.kernels.decoding.sample_triton import Draw, sample_triton
 
     generator = torch.Generator().manual_seed(0)
     rows = 24
@@ -46,8 +46,8 @@ def check_draws(device: str) -> None:
 
 def check_records(device: str) -> None:
     """Steps of the whole sampler: rows, responses and stop codes are what torch makes of them."""
-    from kernels.decoding.record_triton import record_triton
-    from kernels.decoding.sample_triton import Draw, sample_triton
+    from lightning_cispo.kernels.decoding.record_triton import record_triton
+    from lightning_cispo.kernels.decoding.sample_triton import Draw, sample_triton
 
     def step(rows: Rows, logits: torch.Tensor) -> torch.Tensor:
         slots = slice(2, 8)

@@ -11,9 +11,9 @@ import time
 import psutil
 import ray
 
-from configs.errors import refusals
-from configs.schema import ClusterConfig
-from launch.ray_cluster import ray_session
+from lightning_cispo.configs.errors import refusals
+from lightning_cispo.configs.schema import ClusterConfig
+from lightning_cispo.launch.ray_cluster import ray_session
 
 
 class Actor:

@@ -12,8 +12,8 @@ import time
 import psutil
 import pytest
 
-from configs.errors import ConfigError
-from launch.ray_cluster import available_cores, check_address
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.launch.ray_cluster import available_cores, check_address
 from tests.conftest import ROOT
 from tests.launch.cluster import free_ports
 

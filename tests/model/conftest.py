@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import save
+from lightning_cispo.model.checkpoint import save
 from tests.model.small import CONFIG, network
 
 

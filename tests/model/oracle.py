@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from configs.schema import ModelConfig
-from model.hf_config import from_hf
-from model.layout import parameter_shapes, pieces
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.hf_config import from_hf
+from lightning_cispo.model.layout import parameter_shapes, pieces
+from lightning_cispo.model.network import MiniMax
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 ORACLE = SHARED / "oracle"

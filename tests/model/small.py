@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from configs.schema import ModelConfig
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.network import MiniMax
 
 CONFIG = ModelConfig(hidden_size=32, intermediate_size=16, num_hidden_layers=4, softmax_every=4, head_dim=8)
 

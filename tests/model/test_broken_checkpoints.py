@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.schema import ModelConfig
-from model.checkpoint import CheckpointError, load, read, save
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.checkpoint import CheckpointError, load, read, save
 from tests.model.small import CONFIG, network, same
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import ChatTemplate
-from model.chat import ToolCall, parse_reply, prompt_text, render, tool_results
-from model.tokenizer import load_tokenizer
+from lightning_cispo.configs.schema import ChatTemplate
+from lightning_cispo.model.chat import ToolCall, parse_reply, prompt_text, render, tool_results
+from lightning_cispo.model.tokenizer import load_tokenizer
 from tests.model.oracle import RELEASE, needs_release
 
 TOOLS = [

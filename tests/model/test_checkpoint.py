@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.schema import ModelConfig
-from model.checkpoint import CheckpointError, load, read, read_config, save
-from model.layout import is_router, parameter_shapes, pieces
-from model.network import MiniMax
-from model.sizes import checkpoint_bytes, count_parameters
-from model.tokenizer import load_tokenizer
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.checkpoint import CheckpointError, load, read, read_config, save
+from lightning_cispo.model.layout import is_router, parameter_shapes, pieces
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.sizes import checkpoint_bytes, count_parameters
+from lightning_cispo.model.tokenizer import load_tokenizer
 from tests.model.oracle import ORACLE, RELEASE, needs_oracle, needs_release, network_of, rows_of, worst
 from tests.model.small import CONFIG, network, same, weights
 

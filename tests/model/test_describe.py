@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from model.describe import describe, parse_arguments
-from model.network import MiniMax
-from model.sizes import (
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.describe import describe, parse_arguments
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.sizes import (
     count_parameters,
     deepseek_r1_flops_per_token,
     flops_per_token,
@@ -125,7 +125,7 @@ def test_overrides_with_and_without_the_group():
 
 
 def test_program():
-    command = [sys.executable, "-m", "model.describe", "model=minimax_m1"]
+    command = [sys.executable, "-m", "lightning_cispo.model.describe", "model=minimax_m1"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "456.09B" in said and "45.94B" in said and "280.00 MiB" in said and "22.23%" in said
     assert "37B active" in said and "6 D^2" in said  # the assumptions

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import ModelConfig
-from model.hf_config import CheckpointError, differences, from_hf, read_config, to_hf
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.hf_config import CheckpointError, differences, from_hf, read_config, to_hf
 from tests.model.oracle import FIXTURES, ORACLE, RELEASE, needs_oracle, needs_release
 
 
@@ -142,5 +142,6 @@ def test_partial_factor_and_top_level_theta_of_other_transformers_versions():
 
 
 def test_imports_no_torch():
-    code = "import sys, model.hf_config, model.layout, model.describe, model.chat; sys.exit('torch' in sys.modules)"
+    names = "chat, describe, hf_config, layout"
+    code = f"import sys; from lightning_cispo.model import {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from configs.schema import ModelConfig
-from model.attention import Paging
-from model.layers import Context
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.attention import Paging
+from lightning_cispo.model.layers import Context
+from lightning_cispo.model.network import MiniMax
 from tests.model.oracle import worst
 
 CONFIG = ModelConfig(

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import ModelConfig
-from model.moe import MoE
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.moe import MoE
 from tests.model.oracle import worst
 
 CONFIG = ModelConfig(hidden_size=16, intermediate_size=12, num_local_experts=8, num_experts_per_tok=2)

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import ModelConfig
-from model.attention import alibi_slopes, layer_slopes
-from model.checkpoint import save
-from model.layout import parameter_shapes
-from model.moe import load_balancing_loss
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.attention import alibi_slopes, layer_slopes
+from lightning_cispo.model.checkpoint import save
+from lightning_cispo.model.layout import parameter_shapes
+from lightning_cispo.model.moe import load_balancing_loss
+from lightning_cispo.model.network import MiniMax
 from tests.model.oracle import worst
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=24, num_hidden_layers=4, head_dim=16, softmax_every=4)
@@ -187,8 +187,8 @@ def test_activation_checkpointing_keeps_little_and_linearly_much():
 _MEMORY = """
 import json, re, sys, torch
 from pathlib import Path
-from configs.schema import ModelConfig
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.network import MiniMax
 torch.set_num_threads(1)
 network = MiniMax(ModelConfig(num_hidden_layers=1, softmax_every=int(sys.argv[1]), vocab_size=64)).initialize(0)
 network.checkpoint_activations = True

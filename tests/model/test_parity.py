@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import LIGHTNING
+from lightning_cispo.configs.schema import LIGHTNING
 from tests.model.oracle import FIXTURES, from_disk, needs_oracle, network_of, rows_of, worst
 
 pytestmark = needs_oracle

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import ModelConfig
-from kernels.lightning import lightning_recurrent, lightning_reference
-from model.attention import LightningAttention, layer_slopes
-from model.layers import Context, Packed, RMSNorm
-from model.moe import MoE
-from model.network import MiniMax
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.kernels.lightning import lightning_recurrent, lightning_reference
+from lightning_cispo.model.attention import LightningAttention, layer_slopes
+from lightning_cispo.model.layers import Context, Packed, RMSNorm
+from lightning_cispo.model.moe import MoE
+from lightning_cispo.model.network import MiniMax
 from tests.model.oracle import worst
 
 CPU = torch.device("cpu")

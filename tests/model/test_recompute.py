@@ -8,9 +8,9 @@ import weakref
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from model.network import MiniMax
-from model.recompute import recomputed
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.recompute import recomputed
 
 BORDERS = torch.tensor([0, 17, 18, 50])
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from model.aside import written_aside
-from model.checkpoint import CheckpointError, load, save
+from lightning_cispo.model.aside import written_aside
+from lightning_cispo.model.checkpoint import CheckpointError, load, save
 from tests.model.small import CONFIG, network, same, weights
 
 
@@ -37,8 +37,8 @@ def test_saving_other_tensors_than_the_configs_leaves_the_old_checkpoint(saved, 
 
 _KILLED = """
 import os, signal, sys
-from model.checkpoint import read_config, save
-from model.network import MiniMax
+from lightning_cispo.model.checkpoint import read_config, save
+from lightning_cispo.model.network import MiniMax
 config = read_config(sys.argv[1])
 def tensors():
     for number, pair in enumerate(MiniMax(config).initialize(2).named_parameters()):
@@ -64,7 +64,9 @@ def test_killed_half_way_leaves_the_old_one_whole(saved):
 @pytest.mark.parametrize("exchange", ["as the system does it", "two renames"])
 def test_a_folder_written_aside_replaces_or_not_at_all(tmp_path, monkeypatch, exchange):
     if exchange == "two renames":
-        monkeypatch.setattr("model.aside._exchange", lambda one, other: os.rename(one, other))  # fails: not empty
+        monkeypatch.setattr(
+            "lightning_cispo.model.aside._exchange", lambda one, other: os.rename(one, other)
+        )  # fails: not empty
     target = tmp_path / "deep" / "target"
     for text in ("first", "second"):
         with written_aside(target) as aside:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from configs.schema import ModelConfig
-from model.chat import END_SENTENCE, TEMPLATE, render, tool_results
-from model.spelling import spellings
-from model.tokenizer import TokenizerError, decode, encode, encode_filled, load_tokenizer
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.chat import END_SENTENCE, TEMPLATE, render, tool_results
+from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.tokenizer import TokenizerError, decode, encode, encode_filled, load_tokenizer
 from tests.model.oracle import RELEASE, needs_release
 
 TAGS = ["<think>", "</think>", "<tool_calls>", "</tool_calls>"]
@@ -183,7 +183,7 @@ def test_spellings_of_another_alphabet():
 
 
 _OFFLINE = """
-from model.tokenizer import TokenizerError, load_tokenizer
+from lightning_cispo.model.tokenizer import TokenizerError, load_tokenizer
 try:
     load_tokenizer("nobody/nothing")
 except TokenizerError as error:
@@ -208,5 +208,7 @@ def test_needs_an_eos_token(tmp_path):
 
 
 def test_brings_no_torch():
-    code = "import sys, model.tokenizer as t; t.load_tokenizer('bytes'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, lightning_cispo.model.tokenizer as t; t.load_tokenizer('bytes'); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from rewards import code
-from rewards.grader import Grader, check_verifier
-from rewards.sandbox.box import Box, SandboxError
-from rewards.sandbox.levels import Isolation
-from rewards.verdict import Problem, Response, Status, Verdict
+from lightning_cispo.rewards import code
+from lightning_cispo.rewards.grader import Grader, check_verifier
+from lightning_cispo.rewards.sandbox.box import Box, SandboxError
+from lightning_cispo.rewards.sandbox.levels import Isolation
+from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
 from tests.rewards.processes import alive, eventually
 
 DOUBLE = {"tests": ["assert double(2) == 4", "assert double([1]) == [1, 1]", "assert double('ab') == 'abab'"]}

@@ -7,34 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from rewards.__main__ import main
-from rewards.grader import Grader
-from rewards.rules import box_score, language_score, length_score, tools_score
-from rewards.verdict import Problem, Response
+from lightning_cispo.rewards.__main__ import main
+from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.rules import box_score, language_score, length_score, tools_score
+from lightning_cispo.rewards.verdict import Problem, Response
 
 
 def test_grade_prints_the_verdict_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     response = tmp_path / "response.txt"
     response.write_text(r"<think>\boxed{3}</think> So \boxed{\frac{2}{4}}.")
-    assert main(["grade", "--task", "math", "--gold", "0.5", "--response-file", str(response)]) == 0
+    assert main(["grade", "task=math", "gold=0.5", f"response_file={response}"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert (verdict["reward"], verdict["status"], verdict["parts"]) == (1.0, "pass", {"correct": 1.0})
-    assert main(["grade", "--gold", "5", "--response", r"\boxed{6}"]) == 1
+    assert main(["grade", "gold=5", r"response=\boxed{6}"]) == 1
     assert "'6' is not '5'" in json.loads(capsys.readouterr().out)["error"]
     tests = json.dumps({"tests": ["assert f(1) == 2"]})
-    assert main(["grade", "--task", "code", "--gold", tests, "--response", "def f(x): return x + 1"]) == 0
+    assert main(["grade", "task=code", f"gold={tests}", "response=def f(x): return x + 1"]) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["grade", "--gold", r"\frac{", "--response", "5"], "gold: not a mathematical"),
-        (["grade", "--gold", "5"], "give one of --response"),
-        (["grade", "--gold", "5", "--response-file", "nowhere.txt"], "nowhere.txt"),
-        (["grade", "--task", "maths", "--gold", "5", "--response", "5"], "unknown verifier"),
-        (["grade", "--task", "code", "--gold", "5", "--response", "5"], "must be an object"),
+        (["grade", r"gold=\frac{", "response=5"], "gold: not a mathematical"),
+        (["grade", "gold=5"], "give one of response="),
+        (["grade", "gold=5", "response_file=nowhere.txt"], "nowhere.txt"),
+        (["grade", "task=maths", "gold=5", "response=5"], "unknown verifier"),
+        (["grade", "task=code", "gold=5", "response=5"], "must be an object"),
         (["bench", "processes=2"], "data=FILE"),
         (["bench", "dta=x"], "must be one of"),
+        (["grade", "--gold", "5"], "--gold: must be one of task=..."),
+        (["greade"], "must be grade or bench"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import RewardsConfig
-from rewards.format import format_score
-from rewards.grader import Grader, check_verifier
-from rewards.overlong import overlong_penalty
-from rewards.verdict import Problem, Response, Status
+from lightning_cispo.configs.schema import RewardsConfig
+from lightning_cispo.rewards.format import format_score
+from lightning_cispo.rewards.grader import Grader, check_verifier
+from lightning_cispo.rewards.overlong import overlong_penalty
+from lightning_cispo.rewards.verdict import Problem, Response, Status
 from tests.rewards.processes import alive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,9 +204,9 @@ def test_hostile_answers_among_many_lose_nothing() -> None:
 
 
 def test_importing_the_grader_stays_light() -> None:
-    program = "import rewards.grader, sys; print(*sys.modules)"
+    program = "import lightning_cispo.rewards.grader, sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     loaded = set(output.stdout.split())
-    assert "rewards.grader" in loaded
+    assert "lightning_cispo.rewards.grader" in loaded
     heavy = {"torch", "ray", "numpy", "sympy", "math_verify", "reasoning_gym", "configs", "transformers"}
     assert not loaded & heavy

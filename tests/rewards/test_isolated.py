@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rewards import process
-from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
+from lightning_cispo.rewards import process
+from lightning_cispo.rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
 from tests.rewards.processes import alive, eventually
 
 BAD = "tests.rewards.verifiers"
@@ -170,7 +170,7 @@ def test_what_a_dead_process_started_is_killed_with_it(pool: IsolatedPool) -> No
 def test_a_killed_parent_leaves_no_process(call: str) -> None:
     program = f"""
 import time
-from rewards.isolated import IsolatedPool
+from lightning_cispo.rewards.isolated import IsolatedPool
 pool = IsolatedPool(1, timeout_s=600.0)
 pool.submit("operator:add", [1, 2]).result()
 pool.submit{call}

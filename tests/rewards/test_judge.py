@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from rewards.grader import Grader
-from rewards.judge import Judge, JudgeError, JudgeOptions
-from rewards.length_bias import LengthBias
-from rewards.verdict import Problem, Response, Status
+from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.judge import Judge, JudgeError, JudgeOptions
+from lightning_cispo.rewards.length_bias import LengthBias
+from lightning_cispo.rewards.verdict import Problem, Response, Status
 
 
 class Server(ThreadingHTTPServer):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rewards import logic
-from rewards.grader import Grader
-from rewards.verdict import Problem, Response, Status
+from lightning_cispo.rewards import logic
+from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.verdict import Problem, Response, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 3
@@ -66,7 +66,7 @@ def test_gold_scores_and_nothing_else(grader: Grader, family: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(f for f, judge in logic.ADMITTED.items() if judge is logic.Judge.library))
 def test_the_librarys_scorer_also_takes_its_gold(grader: Grader, family: str) -> None:
-    from rewards.logic.library import score
+    from lightning_cispo.rewards.logic.library import score
 
     for index in range(SAMPLES):
         problem = logic.generate(family, {}, 7, index)

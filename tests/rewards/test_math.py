@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rewards.grader import Grader
-from rewards.judgement import Decision
-from rewards.math import check_gold, check_golds, extract, judge
-from rewards.verdict import Problem, Response, Status, Verdict
+from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.judgement import Decision
+from lightning_cispo.rewards.math import check_gold, check_golds, extract, judge
+from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
 from tests.rewards import math_cases
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from rewards.grader import Grader
-from rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
-from rewards.verdict import Problem, Response
+from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
+from lightning_cispo.rewards.verdict import Problem, Response
 from tests.rewards.processes import alive, eventually
 
 BAD = "tests.rewards.verifiers"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import logic
-from rewards.judgement import Decision
-from rewards.logic import MAX_DIFFICULTY, PUZZLES, Curriculum
-from rewards.verdict import Problem
+from lightning_cispo.rewards import logic
+from lightning_cispo.rewards.judgement import Decision
+from lightning_cispo.rewards.logic import MAX_DIFFICULTY, PUZZLES, Curriculum
+from lightning_cispo.rewards.verdict import Problem
 
 FAMILIES = st.sampled_from(sorted(PUZZLES))
 DIFFICULTIES = st.integers(0, MAX_DIFFICULTY)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-from rewards.verdict import Problem, Response, Status, Verdict
+from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
 
 
 def spin() -> None:

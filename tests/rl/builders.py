@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rewards.verdict import Problem, Status, Verdict
-from rl.advantages import Sample
-from rl.types import Group, Prompt, Trajectory
+from lightning_cispo.rewards.verdict import Problem, Status, Verdict
+from lightning_cispo.rl.advantages import Sample
+from lightning_cispo.rl.types import Group, Prompt, Trajectory
 
 
 def trajectory(reward: float | None, length: int = 3, sample: int = 0, correct: bool | None = None) -> Trajectory:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig, ModelConfig, PromptStyle, TaskConfig
-from rl.worker import Draw
+from lightning_cispo.configs.schema import DataConfig, ModelConfig, PromptStyle, TaskConfig
+from lightning_cispo.rl.worker import Draw
 
 MODEL = ModelConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4)
 DATA = DataConfig(

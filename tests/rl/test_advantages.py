@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from configs.schema import AlgorithmConfig, Normalization
-from rl.advantages import group_advantages, informative, loss_scales, to_samples
+from lightning_cispo.configs.schema import AlgorithmConfig, Normalization
+from lightning_cispo.rl.advantages import group_advantages, informative, loss_scales, to_samples
 from tests.rl.builders import group
 
 

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 
-from configs.schema import CurriculumConfig, DataConfig, TaskConfig
-from model.tokenizer import load_tokenizer
-from rewards.verdict import Status, Verdict
-from rl.prompts import PromptStream, held_out_prompts, training_stream
-from rl.types import Group, Prompt, Trajectory
+from lightning_cispo.configs.schema import CurriculumConfig, DataConfig, TaskConfig
+from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.rewards.verdict import Status, Verdict
+from lightning_cispo.rl.prompts import PromptStream, held_out_prompts, training_stream
+from lightning_cispo.rl.types import Group, Prompt, Trajectory
 
 COURSE = CurriculumConfig(least=1, most=3, window=8, raise_at=0.75)
 DATA = DataConfig(tasks=[TaskConfig("puzzle_dyck", 1.0, {}, COURSE), TaskConfig("puzzle_dyck", 1.0, {"difficulty": 0})])

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from configs.schema import DataConfig
-from model.tokenizer import load_tokenizer
-from rewards import logic
-from rl.demonstrations import demonstration, demonstration_samples
-from rl.prompts import PromptMaker
+from lightning_cispo.configs.schema import DataConfig
+from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.rewards import logic
+from lightning_cispo.rl.demonstrations import demonstration, demonstration_samples
+from lightning_cispo.rl.prompts import PromptMaker
 
 FAMILIES = {
     "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 2},
@@ -59,7 +59,7 @@ def test_a_family_without_demonstrations_is_refused_by_name():
 
 def test_a_data_sets_worked_solution_is_the_thought():
     maker = PromptMaker(DataConfig(answer_pattern=r"####\s*(.+)"), load_tokenizer("bytes"))
-    from rewards.verdict import Problem
+    from lightning_cispo.rewards.verdict import Problem
 
     prompt = maker(Problem("How many?", "72", "math", "gsm8k", {"solution": "48+24 = 72.\n#### 72"}))
     text = demonstration(prompt, maker.data, direct=False)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from configs.schema import AlgorithmConfig
-from rl.objectives.cispo import cispo
-from rl.objectives.supervised import supervised
+from lightning_cispo.configs.schema import AlgorithmConfig
+from lightning_cispo.rl.objectives.cispo import cispo
+from lightning_cispo.rl.objectives.supervised import supervised
 
 LOGPROBS = [-0.7, -1.2, -0.4, -2.1]
 ADVANTAGES = torch.tensor([1.0, -0.5, 2.0, -1.0])

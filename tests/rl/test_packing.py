@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rl.packing import pack
+from lightning_cispo.rl.packing import pack
 from tests.rl.builders import samples
 
 

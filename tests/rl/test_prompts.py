@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from configs.schema import ChatTemplate, DataConfig, PromptStyle, TaskConfig
-from model.tokenizer import decode, load_tokenizer
-from rl.prompts import held_out_prompts, training_stream
+from lightning_cispo.configs.schema import ChatTemplate, DataConfig, PromptStyle, TaskConfig
+from lightning_cispo.model.tokenizer import decode, load_tokenizer
+from lightning_cispo.rl.prompts import held_out_prompts, training_stream
 
 TOKENIZER = load_tokenizer("bytes")
 SUMS = TaskConfig("chain_sum", 2.0, {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1})

@@ -8,11 +8,11 @@ import signal
 import pytest
 import ray
 
-from configs.schema import RewardsConfig, RolloutConfig, RunConfig
-from model.network import MiniMax
-from model.tokenizer import load_tokenizer
-from rl.prompts import training_stream
-from rl.rollouts import Rollouts
+from lightning_cispo.configs.schema import RewardsConfig, RolloutConfig, RunConfig
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.rl.prompts import training_stream
+from lightning_cispo.rl.rollouts import Rollouts
 from tests.rl.small import DATA, DRAW, MODEL
 
 

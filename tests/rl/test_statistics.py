@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from configs.schema import AlgorithmConfig
-from rl.accuracy import estimates, pass_at_k, wilson
-from rl.objectives.cispo import cispo
-from rl.statistics import UpdateSums, update_sums
-from rl.summary import accuracy, evaluation_metrics, response_metrics, thought
-from rl.types import Group
+from lightning_cispo.configs.schema import AlgorithmConfig
+from lightning_cispo.rl.accuracy import estimates, pass_at_k, wilson
+from lightning_cispo.rl.objectives.cispo import cispo
+from lightning_cispo.rl.statistics import UpdateSums, update_sums
+from lightning_cispo.rl.summary import accuracy, evaluation_metrics, response_metrics, thought
+from lightning_cispo.rl.types import Group
 from tests.rl.builders import group, trajectory
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import RolloutConfig, RunConfig
-from model.network import MiniMax
-from model.tokenizer import encode, load_tokenizer
-from rewards.verdict import Status, Verdict
-from rl.prompts import training_stream
-from rl.worker import RolloutWorker, Room
+from lightning_cispo.configs.schema import RolloutConfig, RunConfig
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.tokenizer import encode, load_tokenizer
+from lightning_cispo.rewards.verdict import Status, Verdict
+from lightning_cispo.rl.prompts import training_stream
+from lightning_cispo.rl.worker import RolloutWorker, Room
 from tests.rl.small import DATA, DRAW, MODEL
 
 
@@ -97,7 +97,7 @@ def test_occupancy_counts_the_time_that_the_engine_waits(worker, prompts, monkey
     def wait():
         now[0] += 10_000.0
 
-    monkeypatch.setattr("rl.worker.time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr("lightning_cispo.rl.worker.time", SimpleNamespace(monotonic=clock))
     list(answered(worker, prompts))
     at_once = worker.statistics()["occupancy"]
     list(answered(worker, prompts, before=wait))
@@ -106,7 +106,7 @@ def test_occupancy_counts_the_time_that_the_engine_waits(worker, prompts, monkey
 
 
 def test_forced_answers_are_left_out_of_the_loss(config, prompts, monkeypatch):
-    monkeypatch.setattr("rl.worker.thinking_open", lambda text: "</think>" not in text)
+    monkeypatch.setattr("lightning_cispo.rl.worker.thinking_open", lambda text: "</think>" not in text)
     config.sampling.thinking_tokens = 3
     worker = RolloutWorker(config, MODEL, "bytes")
     try:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from model import checkpoint
-from model.network import MiniMax
-from model.tokenizer import load_tokenizer
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model import checkpoint
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.tokenizer import load_tokenizer
 
 SLOTS, MAX_LENGTH, MAX_WAITING = 32, 600, 220
 
@@ -35,7 +35,12 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(folder: Path, **changes: object) -> list[str]:
     options = dict(checkpoint=folder, port=0, threads=1, slots=SLOTS, max_length=MAX_LENGTH, max_waiting=MAX_WAITING)
     options |= dict(kv_tokens=4000, max_body_mb=2, name="small")
-    return [sys.executable, "-m", "model.serve", *(f"{key}={value}" for key, value in {**options, **changes}.items())]
+    return [
+        sys.executable,
+        "-m",
+        "lightning_cispo.model.serve",
+        *(f"{key}={value}" for key, value in {**options, **changes}.items()),
+    ]
 
 
 @contextmanager

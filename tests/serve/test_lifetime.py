@@ -18,9 +18,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from model.serve.app import Server
-from model.serve.runner import Piece
-from model.tokenizer import load_tokenizer
+from lightning_cispo.model.serve.app import Server
+from lightning_cispo.model.serve.runner import Piece
+from lightning_cispo.model.tokenizer import load_tokenizer
 from tests.serve.conftest import command, serving
 
 LONG = {"model": "small", "prompt": "x", "max_tokens": 590, "min_tokens": 590, "n": 8}

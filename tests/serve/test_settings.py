@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from configs.errors import ConfigError
-from configs.schema import ServeConfig
-from model.serve.__main__ import build, settings
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.schema import ServeConfig
+from lightning_cispo.model.serve.__main__ import build, settings
 
 
 @pytest.mark.parametrize(

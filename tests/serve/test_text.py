@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.generation.requests import Token
-from model.generation.stop_strings import automaton
-from model.serve.answers import ChatAnswer
-from model.serve.logprobs import chat_logprobs, completion_logprobs
-from model.serve.options import read_options
-from model.serve.prompts import chat_prompt
-from model.serve.runner import Piece, Runner
-from model.serve.text import GrowingText, ReplySplitter
-from model.serve.wire import event
-from model.spelling import spellings
-from model.tokenizer import decode, encode, load_tokenizer
+from lightning_cispo.model.generation.requests import Token
+from lightning_cispo.model.generation.stop_strings import automaton
+from lightning_cispo.model.serve.answers import ChatAnswer
+from lightning_cispo.model.serve.logprobs import chat_logprobs, completion_logprobs
+from lightning_cispo.model.serve.options import read_options
+from lightning_cispo.model.serve.prompts import chat_prompt
+from lightning_cispo.model.serve.runner import Piece, Runner
+from lightning_cispo.model.serve.text import GrowingText, ReplySplitter
+from lightning_cispo.model.serve.wire import event
+from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.tokenizer import decode, encode, load_tokenizer
 
 TOKENIZER = load_tokenizer("bytes")
 texts = st.text(alphabet=st.sampled_from("ab\n<>é€𝄞 "), max_size=40)

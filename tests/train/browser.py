@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from train.report.screenshot import FLAGS
+from lightning_cispo.train.report.screenshot import FLAGS
 
 
 class Browser:

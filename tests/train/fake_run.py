@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from configs.schema import RunConfig, TaskConfig, TrackingMode
-from rewards.verdict import Problem, Status, Verdict
-from rl.types import Group, Prompt, Trajectory
-from train.tracking import Tracker
+from lightning_cispo.configs.schema import RunConfig, TaskConfig, TrackingMode
+from lightning_cispo.rewards.verdict import Problem, Status, Verdict
+from lightning_cispo.rl.types import Group, Prompt, Trajectory
+from lightning_cispo.train.tracking import Tracker
 
 HOSTILE = (
     "<think></think></script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"

@@ -11,21 +11,21 @@ from typing import Any
 
 import psutil
 
-from train.tracking import read_lines
+from lightning_cispo.train.tracking import read_lines
 
 ROOT = Path(__file__).parents[2]
 MARK = "TEST_PROGRAM_MARK"
 
 
 class Program:
-    """`python -m <module> <overrides>` in a session of its own; its processes carry a mark in their environment."""
+    """`cispo <command> <overrides>` in a session of its own; its processes carry a mark in their environment."""
 
-    def __init__(self, module: str, *overrides: str, cwd: Path = ROOT):
+    def __init__(self, command: str, *overrides: str, cwd: Path = ROOT):
         self.mark = uuid.uuid4().hex
         # A Ray of the tests' own process leaves its token mode behind, which is not that of the program's cluster.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *overrides],
+            [sys.executable, "-m", "lightning_cispo.launch.cli", command, *overrides],
             cwd=cwd,
             env={**environment, MARK: self.mark, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
@@ -61,9 +61,9 @@ class Program:
         return found
 
 
-def run(module: str, *overrides: str, cwd: Path = ROOT) -> str:
+def run(command: str, *overrides: str, cwd: Path = ROOT) -> str:
     """A program that must succeed and leave no process behind. Returns its standard output."""
-    program = Program(module, *overrides, cwd=cwd)
+    program = Program(command, *overrides, cwd=cwd)
     code, out, err = program.finish()
     assert code == 0, f"exit {code}\n{out}\n{err[-5000:]}"
     assert program.leftovers() == []

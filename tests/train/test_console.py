@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from configs.schema import OptimizerConfig, Schedule
+from lightning_cispo.configs.schema import OptimizerConfig, Schedule
+from lightning_cispo.train.console import Console, step_line, summary_line
+from lightning_cispo.train.schedule import stretched
 from tests.train.fake_run import evaluation, step_metrics
-from train.console import Console, step_line, summary_line
-from train.schedule import stretched
 
 
 class Terminal(io.StringIO):

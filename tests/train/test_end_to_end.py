@@ -9,8 +9,8 @@ import time
 import pytest
 import yaml
 
+from lightning_cispo.train.metrics import describe
 from tests.train.programs import Program, metrics, run, steps_without_times, traces
-from train.metrics import describe
 
 TINY = ("experiment=smoke", "learner.world_size=2", "learner.threads=1", "rollout.threads=1")
 
@@ -61,7 +61,7 @@ def test_every_trajectory_is_traced(folder):
 
 def test_evaluation_of_a_run(folder, tmp_path):
     out = run(
-        "train.evaluate",
+        "evaluate",
         f"checkpoint={folder}",
         "data=arithmetic",
         "evaluation.problems=6",
@@ -75,7 +75,7 @@ def test_evaluation_of_a_run(folder, tmp_path):
 
 
 def test_sft_alone(tmp_path):
-    out = run("train.sft", *TINY, f"runs_dir={tmp_path}", "name=sft", "tracking.mode=disabled", "learner.zero_stage=3")
+    out = run("sft", *TINY, f"runs_dir={tmp_path}", "name=sft", "tracking.mode=disabled", "learner.zero_stage=3")
     assert "held out" in out
     assert (tmp_path / "sft/checkpoints/warm-000003/model/config.json").exists()
 

@@ -7,13 +7,13 @@ import pytest
 import ray
 import torch
 
-from configs.schema import AlgorithmConfig, LearnerConfig, ModelConfig, OptimizerConfig, RunConfig
-from model.network import MiniMax
-from rl.objectives.cispo import cispo
+from lightning_cispo.configs.schema import AlgorithmConfig, LearnerConfig, ModelConfig, OptimizerConfig, RunConfig
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.rl.objectives.cispo import cispo
+from lightning_cispo.train import learner_group
+from lightning_cispo.train.learner import Learner
+from lightning_cispo.train.learner_group import LearnerGroup
 from tests.rl.builders import samples
-from train import learner_group
-from train.learner import Learner
-from train.learner_group import LearnerGroup
 
 MODEL = ModelConfig(
     vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4

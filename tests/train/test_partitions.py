@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from model.checkpoint import read, read_config, save
-from model.network import MiniMax
-from train.weights import in_parts
+from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.model.checkpoint import read, read_config, save
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.train.weights import in_parts
 
 MODEL = ModelConfig(
     hidden_size=256, intermediate_size=512, num_hidden_layers=8, softmax_every=4, num_local_experts=16, head_dim=64
@@ -27,13 +27,13 @@ _RANK = """
 import json, re, sys
 from pathlib import Path
 import torch
-from configs.schema import LearnerConfig, ModelConfig, OptimizerConfig, RunConfig
-from model.checkpoint import read_config
-from model.layout import parameter_shapes
-from model.network import MiniMax
-from model.shards import ShardReader
-from train.learner import Learner
-from train.partitions import build_network, whole_parameters
+from lightning_cispo.configs.schema import LearnerConfig, ModelConfig, OptimizerConfig, RunConfig
+from lightning_cispo.model.checkpoint import read_config
+from lightning_cispo.model.layout import parameter_shapes
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.shards import ShardReader
+from lightning_cispo.train.learner import Learner
+from lightning_cispo.train.partitions import build_network, whole_parameters
 
 folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 model, bytes_read, plain_read = read_config(folder / "given"), 0, ShardReader.flat
@@ -146,7 +146,7 @@ def test_a_head_tied_to_the_embedding_is_one_parameter(ranks):
 
 
 def test_weights_travel_in_parts(monkeypatch):
-    monkeypatch.setattr("train.weights._PART_BYTES", 10_000)
+    monkeypatch.setattr("lightning_cispo.train.weights._PART_BYTES", 10_000)
     named = [(str(n), torch.full((n, 100), n, dtype=torch.bfloat16)) for n in (1, 10, 40, 3, 4, 30)]
     parts = list(in_parts(named))
     assert [list(part) for part in parts] == [["1", "10", "40"], ["3", "4", "30"]]

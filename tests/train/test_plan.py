@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from configs.load import load_config, load_yaml
-from model.describe import count_parameters
+from lightning_cispo.configs.load import load_config, load_yaml
+from lightning_cispo.model.describe import count_parameters
+from lightning_cispo.train.plan import describe
 from tests.conftest import ROOT
-from train.plan import describe
 
 
 def test_batch_arithmetic_memory_and_actors(tmp_path):
@@ -47,7 +47,14 @@ def test_a_taken_name_is_seen_in_the_plan(tmp_path):
 
 
 def test_dry_run_starts_nothing_and_leaves_nothing(tmp_path):
-    command = [sys.executable, "-m", "train", "experiment=smoke", "dry_run=true", f"runs_dir={tmp_path}/runs"]
+    command = [
+        sys.executable,
+        "-m",
+        "lightning_cispo.train",
+        "experiment=smoke",
+        "dry_run=true",
+        f"runs_dir={tmp_path}/runs",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "4 prompts x 4 = 16 responses" in done.stdout and "group_size: 4" in done.stdout

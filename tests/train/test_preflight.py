@@ -9,10 +9,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from configs.errors import ConfigError
-from configs.load import load_config
-from train.preflight import preflight
-from train.state import RunState
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.load import load_config
+from lightning_cispo.train.preflight import preflight
+from lightning_cispo.train.state import RunState
 
 GOOD = '{"question": "1+2", "answer": "so\\n#### 3"}\n'
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_shape(tmp_path):
 
 
 def test_a_run_that_cannot_go_on(tmp_path):
-    from configs.load import to_yaml
+    from lightning_cispo.configs.load import to_yaml
 
     (tmp_path / "config.yaml").write_text(to_yaml(load_config(["experiment=smoke"])))
     assert refusal(f"resume={tmp_path}") == f"resume={tmp_path}: holds no checkpoint to go on from"

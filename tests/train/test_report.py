@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rewards.verdict import Problem
-from rl.types import Group, Prompt
+from lightning_cispo.rewards.verdict import Problem
+from lightning_cispo.rl.types import Group, Prompt
+from lightning_cispo.train.report import data as report_data
+from lightning_cispo.train.report import write_report, write_screenshot
+from lightning_cispo.train.report.data import _water_level, embed, read_run, read_traces
+from lightning_cispo.train.report.screenshot import find_chromium
+from lightning_cispo.train.tracking import Tracker
 from tests.train.browser import Browser
 from tests.train.fake_run import HOSTILE, evaluation, fake_config, make_run, trajectory
-from train.report import data as report_data
-from train.report import write_report, write_screenshot
-from train.report.data import _water_level, embed, read_run, read_traces
-from train.report.screenshot import find_chromium
-from train.tracking import Tracker
 
 STEPS = 45
 EVALUATED = [0, 20, 40, 45]

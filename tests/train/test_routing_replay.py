@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from configs.schema import (
+from lightning_cispo.configs.schema import (
     AlgorithmConfig,
     DataConfig,
     LearnerConfig,
@@ -21,14 +21,14 @@ from configs.schema import (
     RunConfig,
     TaskConfig,
 )
-from model import checkpoint
-from model.network import MiniMax
-from model.routing import Routing
-from model.tokenizer import load_tokenizer
-from rl.advantages import Sample, to_samples
-from rl.prompts import training_stream
-from rl.worker import Draw, RolloutWorker
-from train.learner_group import LearnerGroup
+from lightning_cispo.model import checkpoint
+from lightning_cispo.model.network import MiniMax
+from lightning_cispo.model.routing import Routing
+from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.rl.advantages import Sample, to_samples
+from lightning_cispo.rl.prompts import training_stream
+from lightning_cispo.rl.worker import Draw, RolloutWorker
+from lightning_cispo.train.learner_group import LearnerGroup
 
 MODEL = ModelConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=4, softmax_every=4, num_local_experts=4)
 DATA = DataConfig(

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import RunConfig, TrackingMode
-from rewards.verdict import Problem, Status
-from rl.types import Group, Prompt
+from lightning_cispo.configs.schema import RunConfig, TrackingMode
+from lightning_cispo.rewards.verdict import Problem, Status
+from lightning_cispo.rl.types import Group, Prompt
+from lightning_cispo.train.folder import free_name
+from lightning_cispo.train.metrics import METRICS, UnknownMetric, describe, markdown
+from lightning_cispo.train.tracking import Tracker, read_lines, read_metrics
+from lightning_cispo.train.wandb_run import _mode
 from tests.train.fake_run import HOSTILE, fake_config, trajectory
-from train.folder import free_name
-from train.metrics import METRICS, UnknownMetric, describe, markdown
-from train.tracking import Tracker, read_lines, read_metrics
-from train.wandb_run import _mode
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +92,7 @@ def test_a_killed_run_keeps_its_lines(tmp_path: Path) -> None:
 import os, signal, sys
 from pathlib import Path
 from tests.train.fake_run import fake_config
-from train.tracking import Tracker
+from lightning_cispo.train.tracking import Tracker
 tracker = Tracker(Path(sys.argv[1]), fake_config())
 for step in (1, 2, 3):
     tracker.log(step, {"reward/mean": step})
@@ -207,7 +207,7 @@ import sys
 sys.modules["wandb"] = None  # importing it raises ImportError
 from pathlib import Path
 from tests.train.fake_run import fake_config
-from train.tracking import Tracker
+from lightning_cispo.train.tracking import Tracker
 with Tracker(Path(sys.argv[1]), fake_config()) as tracker:
     tracker.log(1, {"reward/mean": 0.5})
 """
@@ -219,9 +219,9 @@ with Tracker(Path(sys.argv[1]), fake_config()) as tracker:
 OFFLINE = """
 import sys
 from pathlib import Path
-from configs.schema import TrackingMode
+from lightning_cispo.configs.schema import TrackingMode
 from tests.train.fake_run import fake_config
-from train.tracking import Tracker
+from lightning_cispo.train.tracking import Tracker
 mode, folder, *resumed = sys.argv[1:]
 with Tracker(Path(folder), fake_config(mode=TrackingMode(mode)), int(resumed[0]) if resumed else None) as tracker:
     tracker.log(0, {"warm_start/step": 1, "warm_start/loss": 2.0})

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from configs.errors import ConfigError
-from configs.load import load_config
-from configs.schema import DataConfig
-from rl.prompts import _task_name, read_rows
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.load import load_config
+from lightning_cispo.configs.schema import DataConfig
+from lightning_cispo.rl.prompts import _task_name, read_rows
+from lightning_cispo.train.lock import sole_user
+from lightning_cispo.train.preflight import preflight
+from lightning_cispo.train.sft import _something_to_do
 from tests.train.programs import Program, metrics, run
-from train.lock import sole_user
-from train.preflight import preflight
-from train.sft import _something_to_do
 
 SMALL = (
     "model.hidden_size=32 model.intermediate_size=32 model.num_hidden_layers=4 model.softmax_every=4 "
@@ -44,7 +46,7 @@ def test_train_and_evaluate_on_files_of_the_working_folder(folder):
     assert any(f"eval/task/{folder.name}/pass@1" in line for line in metrics(folder / "runs/gsm8k"))
     pattern = 'data.answer_pattern="####\\s*(.+)"'
     given = "checkpoint=runs/gsm8k", "data=test.jsonl", pattern, "sampling.max_tokens=8", "tracking.mode=disabled"
-    out = run("train.evaluate", *given, cwd=folder)
+    out = run("evaluate", *given, cwd=folder)
     assert "5 problems" in out and "pass@1" in out
 
 
@@ -52,7 +54,7 @@ def test_an_evaluation_stops_at_once(folder, tmp_path):
     """There is nothing to go on with: no checkpoint is promised."""
     endless = f"checkpoint={folder / 'runs/gsm8k'}", "data=arithmetic", "evaluation.samples=3000"
     rest = "sampling.max_tokens=200", f"runs_dir={tmp_path}", "tracking.mode=disabled"
-    program = Program("train.evaluate", *endless, *rest)
+    program = Program("evaluate", *endless, *rest)
     program.wait_for("run folder")
     program.process.send_signal(signal.SIGTERM)
     code, out, err = program.finish(timeout=120)
@@ -107,3 +109,28 @@ def test_ctrl_c_twice_is_one_line(tmp_path):
     code, _, err = program.finish()
     assert code == 130 and "Traceback" not in err, err[-3000:]
     assert program.leftovers() == []
+
+
+OWN = {
+    "train.py": "raise ImportError('the user\\'s train.py')",
+    "model.py": "raise ImportError('the user\\'s model.py')",
+    "rewards.py": "raise ImportError('the user\\'s rewards.py')",
+    "datasets.py": "raise ImportError('the user\\'s datasets.py')",
+    "mine.py": "def judge(problem, response):\n    return float(len(response.text) % 2)\n",
+}
+
+
+def test_a_folder_with_modules_named_like_rooms_and_libraries(tmp_path):
+    """`cispo` puts the working folder last on the path: its verifier is found, its datasets.py shadows nothing."""
+    for name, text in OWN.items():
+        (tmp_path / name).write_text(text)
+    rows(tmp_path / "train.jsonl", 30)
+    given = "experiment=gsm8k", "data.train=train.jsonl", "data.verifier=mine:judge", "steps=1", *SMALL
+    command = [Path(sys.executable).with_name("cispo"), "train", *given, "algorithm.dynamic_sampling=false"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert any(line.get("reward/mean", 0) > 0 for line in metrics(tmp_path / "runs/gsm8k"))
+    (tmp_path / "datasets.py").unlink()  # Python itself puts the folder first for -m
+    module = [sys.executable, "-m", "lightning_cispo.train", *given, "name=again", "dry_run=true"]
+    done = subprocess.run(module, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "runs/again, 1 steps" in done.stdout, done.stderr

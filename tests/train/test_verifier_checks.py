@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from configs.errors import ConfigError
-from configs.load import load_config
-from train.preflight import preflight
+from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.load import load_config
+from lightning_cispo.train.preflight import preflight
 
 
 def refusal(*overrides: str) -> str:

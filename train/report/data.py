@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from train.tracking import read_lines, read_metrics
+from lightning_cispo.train.tracking import read_lines, read_metrics
 
 MAX_POINTS = 2000  # lines of metrics a curve is drawn from; of more, evenly spaced ones
 MAX_TRACE_BYTES = 5_000_000  # of embedded traces

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from train.report.data import embed, read_run
+from lightning_cispo.train.report.data import embed, read_run
 
 HERE = Path(__file__).parent
 SCRIPTS = ("format.js", "chart.js", "curves.js", "summary.js", "traces.js", "main.js")

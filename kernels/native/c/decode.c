@@ -1,5 +1,5 @@
 /* One token for each of some sequences, through every layer in one call: threads share out the rows and meet at the
- * end only. kernels/native_decode.py has the same structures in ctypes. */
+ * end only. kernels/native/decode.py has the same structures in ctypes. */
 #include "pointwise.h"
 
 typedef struct {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rewards.logic.puzzles import arithmetic, grids, squares, statements
+from lightning_cispo.rewards.logic.puzzles import arithmetic, grids, squares, statements
 
 MAX_DIFFICULTY = 10
 
