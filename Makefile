@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 STAMP := .venv/.installed
 
-.PHONY: train test lint install
+.PHONY: train test soak lint install
 
 train: $(STAMP)
 	$(BIN)/cispo train experiment=quickstart $(ARGS)
@@ -13,6 +13,10 @@ train: $(STAMP)
 # Two processes share the files (pytest-xdist): most of the longest tests wait for Ray. tests/conftest.py deals them out.
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
+
+# What takes minutes to hours: thousands of cases, hundreds of faults.
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
