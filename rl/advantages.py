@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_cispo.configs.schema import AlgorithmConfig, Normalization
+from lightning_cispo.configs.schema import AlgorithmConfig, Contrast, Normalization
 from lightning_cispo.rl.types import Group, Prompt, Trajectory
+
+_SAME = 1e-6  # relative difference up to which rewards are equal
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,15 @@ class Sample:
     routing_TLK: np.ndarray | None = None  # experts to keep to; the dtype's last value: none recorded
 
 
-def informative(group: Group) -> bool:
-    """Whether a group carries gradient, judged by exact equality of raw correctness (DAPO's dynamic sampling)."""
-    return len({t.verdict.correct for t in scored(group)}) > 1
+def informative(group: Group, contrast: Contrast = Contrast.reward) -> bool:
+    """Return whether a group's scored responses differ in `contrast` (DAPO's dynamic sampling).
+
+    By reward, which advantages are made of, or by raw correctness, whatever else shapes the reward.
+    """
+    responses = scored(group)
+    if contrast is Contrast.correct:
+        return len({t.verdict.correct for t in responses}) > 1
+    return not equal(np.array([t.verdict.reward for t in responses], dtype=np.float64))
 
 
 def scored(group: Group) -> list[Trajectory]:
@@ -33,12 +41,18 @@ def scored(group: Group) -> list[Trajectory]:
     return [t for t in group.trajectories if t.verdict.reward is not None]
 
 
+def equal(rewards_G: np.ndarray) -> bool:
+    """Return whether rewards [G] differ by rounding at most: max - min <= 1e-6 * max |R|. True for none."""
+    return not len(rewards_G) or bool(np.ptp(rewards_G) <= _SAME * np.abs(rewards_G).max())
+
+
 def group_advantages(rewards_G: np.ndarray, divide_by_std: bool) -> np.ndarray:
-    """(R - mean) / std over a group, population std; 0 where all rewards are equal. Float64 [G]."""
+    """(R - mean) / std over a group, population std; 0 where all rewards are `equal`. Float64 [G]."""
+    if equal(rewards_G):
+        return np.zeros(len(rewards_G))
     centred = rewards_G - rewards_G.mean()
-    if np.all(rewards_G == rewards_G[0]):
-        return np.zeros_like(centred)
-    return centred / rewards_G.std() if divide_by_std else centred
+    centred -= centred.mean()  # what rounding has left in the mean
+    return centred / np.sqrt(np.mean(centred**2)) if divide_by_std else centred
 
 
 def loss_scales(lengths: list[list[int]], normalization: Normalization, max_tokens: int) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_cispo.rl.objectives.cispo import TokenLoss
+
+# Relative variance below which float64 moments cannot tell a variable from a constant.
+_ROUNDING = 1e-13
 
 
 @dataclass
@@ -55,8 +59,6 @@ class UpdateSums:
         n = self.tokens
         if not n:
             return {}
-        covariance = self.pq / n - self.p * self.q / n**2
-        spread = ((self.pp / n - (self.p / n) ** 2) * (self.qq / n - (self.q / n) ** 2)) ** 0.5
         replay = {"policy/routing_changed": self.routing_changed / self.routing_choices} if self.routing_choices else {}
         return {
             **replay,
@@ -68,12 +70,23 @@ class UpdateSums:
             "policy/ratio_max": self.ratio_max,
             "policy/ratio_min": self.ratio_min,
             "policy/weight_mean": self.weight / n,
-            "policy/ess": self.weight**2 / (n * self.weight_squared) if self.weight_squared else 0.0,
+            "policy/ess": self.weight * self.weight / (n * self.weight_squared) if self.weight_squared else 0.0,
             "policy/k3_kl": self.k3 / n,
-            "policy/pearson": covariance / spread if spread > 0 else 1.0,
+            "policy/pearson": self._pearson(),
             "policy/loss_mass_positive": self.positive_mass / updates,
             "policy/loss_mass_negative": self.negative_mass / updates,
         }
+
+    def _pearson(self) -> float:
+        """Correlation of p and q from their moments; 1 where either is constant up to rounding."""
+        n = self.tokens
+        p, q = self.p / n, self.q / n
+        p_variance, q_variance = self.pp / n - p * p, self.qq / n - q * q
+        # A difference of two nearly equal sums is rounding, of either sign.
+        if p_variance <= _ROUNDING * p * p or q_variance <= _ROUNDING * q * q:
+            return 1.0
+        found = (self.pq / n - p * q) / (math.sqrt(p_variance) * math.sqrt(q_variance))
+        return found if math.isnan(found) else min(1.0, max(-1.0, found))
 
 
 @torch.no_grad()

@@ -45,10 +45,9 @@ class Console:
     def step(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         self.line(step_line(step, steps, metrics))
         if metrics.get("groups/kept") == 0:
-            self.line(
-                f"step {step}: no group carried a gradient, the weights did not change; "
-                "in each all judged responses were equally correct"
-            )
+            judged = "reward/mean" in metrics
+            why = "within each, all judged responses are equal" if judged else "no response has a verdict"
+            self.line(f"step {step}: no group carries a gradient, the weights do not change; {why}")
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         thinking = 100 * metrics["eval/thinking"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from lightning_cispo.configs.schema import Anchor
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.rl.advantages import informative, to_samples
+from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.statistics import UpdateSums
 from lightning_cispo.rl.summary import response_metrics
 from lightning_cispo.rl.types import Group
@@ -39,8 +41,9 @@ def collect(run: Run, step: int) -> tuple[list[Group], dict[str, float]]:
     algorithm, sampling = run.config.algorithm, run.config.sampling
     started, refills = time.monotonic(), -1
     groups: list[Group] = []
+    contrasts = partial(informative, contrast=algorithm.contrast)
     while refills < (algorithm.max_refills if algorithm.dynamic_sampling else 0):
-        wanted = algorithm.prompts_per_step - sum(map(informative, groups))
+        wanted = algorithm.prompts_per_step - sum(map(contrasts, groups))
         if wanted == 0:
             break
         refills += 1
@@ -49,13 +52,13 @@ def collect(run: Run, step: int) -> tuple[list[Group], dict[str, float]]:
         groups += run.generate(run.prompts.take(wanted), draw)
     metrics = {"groups/refills": float(refills), "time/generate_s": time.monotonic() - started}
     levels = run.prompts.courses.record(groups)
-    return groups, {**metrics, **levels, **response_metrics(groups), **run.rollouts.metrics()}
+    return groups, {**metrics, **levels, **guarded(response_metrics, groups), **guarded(run.rollouts.metrics)}
 
 
 def learn(run: Run, groups: list[Group]) -> dict[str, float]:
     """`updates_per_step` optimizer steps over the groups that carry gradient, each over its share of the prompts."""
     algorithm, started = run.config.algorithm, time.monotonic()
-    kept = [group for group in groups if informative(group)] if algorithm.dynamic_sampling else groups
+    kept = [g for g in groups if informative(g, algorithm.contrast)] if algorithm.dynamic_sampling else groups
     shares = [kept[i :: algorithm.updates_per_step] for i in range(algorithm.updates_per_step)]
     parts = [to_samples(share, algorithm, run.config.sampling.max_tokens) for share in shares if share]
     if algorithm.anchor is Anchor.learner:
@@ -71,7 +74,7 @@ def learn(run: Run, groups: list[Group]) -> dict[str, float]:
             bar.update(1)
     metrics = {"groups/kept": float(len(kept)), "groups/dropped": float(len(groups) - len(kept))}
     if parts:
-        metrics |= sums.metrics(len(parts))
+        metrics |= guarded(sums.metrics, len(parts))
         metrics |= {"policy/grad_norm": sum(norms) / len(norms), "policy/lr": lr}
     seconds = time.monotonic() - started
-    return metrics | {"time/update_s": seconds, "throughput/update_tokens_per_s": sums.tokens / seconds}
+    return metrics | {"time/update_s": seconds, "throughput/update_tokens_per_s": sums.tokens / max(1e-9, seconds)}

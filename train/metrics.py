@@ -48,7 +48,7 @@ TABLE: dict[str, list[Metric]] = {
     ],
     "Groups": [
         Metric("groups/kept", "count", "groups that were trained on"),
-        Metric("groups/dropped", "count", "groups dropped because all their responses are equally correct"),
+        Metric("groups/dropped", "count", "groups dropped: their responses are equal in algorithm.contrast"),
         Metric("groups/refills", "count", "extra generation rounds that replaced dropped groups"),
         Metric("groups/masked", "count", "samples left out of the loss because their verifier's infrastructure failed"),
     ],
@@ -63,7 +63,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("policy/weight_mean", "1", "importance weight after clipping: mean"),
         Metric("policy/ess", "share", "effective sample size of the weights, (sum w)^2 / (n sum w^2)"),
         Metric("policy/k3_kl", "nats", "learner against sampler, mean of r - 1 - log r"),
-        Metric("policy/pearson", "1", "correlation of the learner's and the sampler's token probabilities"),
+        Metric("policy/pearson", "1", "correlation of the learner's and sampler's token probabilities; 1 if constant"),
         Metric("policy/routing_changed", "share", "recorded expert choices that the learner would have made otherwise"),
         Metric("policy/grad_norm", "1", "global gradient norm before clipping: mean over the step's updates"),
         Metric("policy/lr", "1", "learning rate of the step's last update"),
@@ -129,7 +129,8 @@ class UnknownMetric(KeyError):
 def _patterns() -> list[tuple[re.Pattern[str], Metric]]:
     # The literal names first: `reward/mean` is itself, not a `reward/<part>`.
     ordered = sorted(METRICS, key=lambda metric: "<" in metric.name)
-    return [(re.compile(re.sub(r"<\w+>", ".+", re.escape(metric.name))), metric) for metric in ordered]
+    # DOTALL: the name of a part or a task may hold any character.
+    return [(re.compile(re.sub(r"<\w+>", ".+", re.escape(metric.name)), re.DOTALL), metric) for metric in ordered]
 
 
 @cache

@@ -173,8 +173,8 @@ class Run:
         tokens = sum(len(trajectory.tokens_T) for group in groups for trajectory in group.trajectories)
         metrics |= {
             "time/step_s": seconds,
-            "throughput/tokens_per_s": tokens / seconds,
-            "throughput/generate_tokens_per_s": tokens / metrics["time/generate_s"],
+            "throughput/tokens_per_s": tokens / max(1e-9, seconds),
+            "throughput/generate_tokens_per_s": tokens / max(1e-9, metrics["time/generate_s"]),
             "memory/total_mb": total_megabytes(),
         }
         self.tracker.log(state.step, metrics)

@@ -3,6 +3,7 @@
 from lightning_cispo.configs.schema.algorithm import (
     AlgorithmConfig,
     Anchor,
+    Contrast,
     Normalization,
     OptimizerConfig,
     Schedule,
@@ -46,6 +47,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "CodeConfig",
+    "Contrast",
     "CurriculumConfig",
     "DataConfig",
     "EvaluationConfig",

@@ -23,6 +23,13 @@ class Normalization(str, Enum):
     constant = "constant"  # responses * max_tokens (Dr. GRPO)
 
 
+class Contrast(str, Enum):
+    """In what the responses of a group must differ for dynamic sampling to keep it."""
+
+    reward = "reward"  # what advantages are made of
+    correct = "correct"  # raw correctness, whatever shapes the reward (DAPO)
+
+
 class Schedule(str, Enum):
     constant = "constant"
     cosine = "cosine"
@@ -43,7 +50,8 @@ class AlgorithmConfig:
     eps_high: float = 0.2
     advantage_std: bool = True  # divide by the group's std (False: Dr. GRPO)
     normalization: Normalization = Normalization.prompt
-    dynamic_sampling: bool = True  # drop groups that are all right or all wrong, and refill
+    dynamic_sampling: bool = True  # drop groups whose responses are all equal in `contrast`, and refill
+    contrast: Contrast = Contrast.reward  # correct: also drop groups that differ in shaping alone
     max_refills: int = 0  # generation rounds to refill dropped groups with
 
 

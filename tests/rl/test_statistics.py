@@ -6,6 +6,7 @@ import torch
 
 from lightning_cispo.configs.schema import AlgorithmConfig
 from lightning_cispo.rl.accuracy import estimates, pass_at_k, wilson
+from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.objectives.cispo import cispo
 from lightning_cispo.rl.statistics import UpdateSums, update_sums
 from lightning_cispo.rl.summary import accuracy, evaluation_metrics, response_metrics, thought
@@ -62,6 +63,43 @@ def test_tokens_that_are_not_counted_say_nothing_whatever_they_hold():
     assert none == replace(UpdateSums(), aux_loss=0.5) and not none.metrics()
     assert both == replace(first, aux_loss=1.0) and first.tokens == 1 and first.aux_loss == 0.5
     assert all(math.isfinite(value) for value in first.metrics().values())
+
+
+def moments(p, q):
+    """Sums of tokens whose learner and sampler probabilities are p and q."""
+    found = {"p": p.sum(), "q": q.sum(), "pp": (p * p).sum(), "qq": (q * q).sum(), "pq": (p * q).sum()}
+    return UpdateSums(tokens=float(len(p)), **{name: float(value) for name, value in found.items()})
+
+
+def test_correlation_of_nearly_constant_probabilities_is_a_number():
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for case in range(3000):
+        noise = torch.randn(2, 40, dtype=torch.float64, generator=generator)
+        p, q = 0.5 + noise * 10.0 ** -(3 + case % 14)
+        found.append(moments(p, q).metrics()["policy/pearson"])
+    assert all(isinstance(value, float) and -1 <= value <= 1 for value in found)
+    assert set(found[3::14]) != {1.0} and set(found[13::14]) == {1.0}, "constant only where float64 can't tell"
+
+
+def test_correlation_survives_a_variance_that_rounding_made_negative():
+    sums = UpdateSums(tokens=2.0, p=1.0, q=1.0, pp=0.5 - 1e-16, qq=0.6, pq=0.5)
+    assert sums.metrics()["policy/pearson"] == 1.0
+    assert math.isnan(replace(sums, pp=math.nan).metrics()["policy/pearson"])
+
+
+def test_weights_of_any_size_have_an_effective_sample_size():
+    huge = UpdateSums(tokens=2.0, weight=1e200, weight_squared=math.inf)
+    assert not huge.metrics()["policy/ess"] > 1
+
+
+def test_metrics_that_fail_are_logged_and_left_out(caplog):
+    def compute(x):
+        return {"a": 1 / x}
+
+    assert guarded(compute, 2) == {"a": 0.5} and not caplog.records
+    assert guarded(compute, 0) == {}
+    assert "compute failed" in caplog.text and "ZeroDivisionError" in caplog.text
 
 
 def test_wilson_interval():

@@ -48,6 +48,13 @@ def test_a_cosine_of_another_length_is_spoken_of() -> None:
     assert said == "steps=120: the learning rate goes on along the cosine of 120 steps, which was one of 80"
 
 
+def test_a_step_without_a_gradient_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    for metrics in ({"groups/kept": 0, "reward/mean": 1.0}, {"groups/kept": 0}):
+        Console(progress=False).step(3, 9, metrics)
+    equal, unjudged = capsys.readouterr().out.splitlines()[1::2]
+    assert "all judged responses are equal" in equal and "no response has a verdict" in unjudged
+
+
 def test_lines_of_steps_stand_below_one_another(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     metrics = [step_metrics(rng, step, 0.5) | {"policy/grad_norm": 0.3} for step in (7, 120)] + [{}]
