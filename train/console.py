@@ -47,7 +47,7 @@ class Console:
         if metrics.get("groups/kept") == 0:
             judged = "reward/mean" in metrics
             why = "within each, all judged responses are equal" if judged else "no response has a verdict"
-            self.line(f"step {step}: no group carries a gradient, the weights do not change; {why}")
+            self.line(f"step {step}: no group carried a gradient, the weights did not change; {why}")
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         thinking = 100 * metrics["eval/thinking"]
