@@ -10,11 +10,16 @@ from types import FrameType
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """Raised where the program stands when a signal may not wait."""
+    """Raise where the program stands when a signal may not wait.
 
-    def __init__(self, number: signal.Signals):
-        super().__init__(number.name)
-        self.signal = number
+    The class carries the signal: OmegaConf catches what is raised inside it and raises a new one of the same class.
+    """
+
+    signal = signal.SIGINT
+
+
+class Terminated(StoppedAtOnce):
+    signal = signal.SIGTERM
 
 
 @contextmanager
@@ -53,7 +58,7 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None or not self.patient:
-            raise StoppedAtOnce(signal.Signals(number))
+            raise (Terminated if number == signal.SIGTERM else StoppedAtOnce)(signal.Signals(number).name)
         self.signal = signal.Signals(number)
         print(
             f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True
