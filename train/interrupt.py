@@ -10,27 +10,37 @@ from types import FrameType
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """Raise where the program stands when a signal may not wait.
+    """Raise where the program stands when a signal may not wait."""
 
-    The class carries the signal: OmegaConf catches what is raised inside it and raises a new one of the same class.
-    """
-
-    signal = signal.SIGINT
-
-
-class Terminated(StoppedAtOnce):
-    signal = signal.SIGTERM
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
+        self.signal = number
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Ends the program in one line, with a shell's exit code, where the block is interrupted."""
+    """End the program in one line, with a shell's exit code, where a signal interrupts the block.
+
+    A library's clean-up may fail where the signal struck and raise its own exception: the chain of causes counts.
+    """
     try:
         yield
-    except KeyboardInterrupt as interrupt:
+    except BaseException as error:
+        interrupt = _interrupt(error)
+        if interrupt is None:
+            raise
         number = interrupt.signal if isinstance(interrupt, StoppedAtOnce) else signal.SIGINT
         print(f"stopped at once by {number.name}", file=sys.stderr)
         raise SystemExit(128 + number) from None
+
+
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt among an exception, its causes and its contexts, if there is one."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class StopRequest:
@@ -58,7 +68,7 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None or not self.patient:
-            raise (Terminated if number == signal.SIGTERM else StoppedAtOnce)(signal.Signals(number).name)
+            raise StoppedAtOnce(signal.Signals(number))
         self.signal = signal.Signals(number)
         print(
             f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True

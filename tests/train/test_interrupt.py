@@ -6,26 +6,35 @@ import os
 import signal
 
 import pytest
-from omegaconf import ListConfig
 
 from lightning_cispo.train.interrupt import StopRequest, at_once
 
 
-class Signalled(list):
-    """A list during whose reading a signal arrives."""
+def interrupted(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
 
-    def __init__(self, number: signal.Signals):
-        super().__init__([1])
-        self.number = number
 
-    def __iter__(self):
-        os.kill(os.getpid(), self.number)
-        return super().__iter__()
+def interrupted_in_a_library(number: signal.Signals) -> None:
+    """As OmegaConf does: its clean-up reads a variable that the signal kept from being set; then it raises anew."""
+    try:
+        try:
+            os.kill(os.getpid(), number)
+            before = 1
+        finally:
+            before += 1
+    except Exception as error:
+        raise ValueError("full_key: tasks") from error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_inside_omegaconf_ends_the_program_with_its_code(number, capsys):
+@pytest.mark.parametrize("strike", [interrupted, interrupted_in_a_library])
+def test_a_signal_ends_the_program_with_its_code(strike, number, capsys):
     with pytest.raises(SystemExit) as ended, at_once(), StopRequest(patient=False):
-        ListConfig(Signalled(number))
+        strike(number)
     assert ended.value.code == 128 + number
     assert capsys.readouterr().err == f"stopped at once by {number.name}\n"
+
+
+def test_other_errors_pass():
+    with pytest.raises(ValueError, match="planted"), at_once(), StopRequest(patient=False):
+        raise ValueError("planted")
