@@ -83,8 +83,11 @@ def _route_kernel(
             logits += tl.sum(tl.where(some[:, None] == e[None, :], found[:, None], 0.0), 0)
     logits *= leave(h, weighted, residual_ptr, x_ptr, row, i, X, eps, POSTNORM)
     logits = tl.where(e < E, logits, float("-inf"))
-    p = tl.where(e < E, tl.exp(logits - tl.max(logits, 0)), -1.0)
-    left, total = p, 0.0
+    p = tl.exp(logits - tl.max(logits, 0))
+    # Without a NaN the choices are different ones below E; the shares are NaN all the same.
+    broken = (p != p) & (e < E)
+    p = tl.where(e < E, tl.where(broken, 0.0, p), -1.0)
+    left, total = p, tl.where(tl.max(broken.to(tl.int32), 0) > 0, float("nan"), 0.0)
     for _ in tl.static_range(TOP_K):
         total += tl.max(left, 0)
         left = tl.where(e == tl.argmax(left, 0), -1.0, left)

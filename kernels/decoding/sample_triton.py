@@ -59,10 +59,17 @@ def chunk_kernel(
     weights = tl.exp(x - tl.where(top > float("-inf"), top, 0.0)).to(tl.float64)
     at = row * tl.num_programs(0) + chunk
     tl.store(top_ptr + at, top)
-    tl.store(arg_ptr + at, chunk * CHUNK + tl.argmax(x, 0))
+    # Where there is a NaN, the place of the largest may lie in the padding.
+    tl.store(arg_ptr + at, tl.minimum(chunk * CHUNK + tl.argmax(x, 0), V - 1))
     tl.store(sum_ptr + at, tl.sum(weights, 0))
     if MOMENT:
         tl.store(moment_ptr + at, tl.sum(weights * tl.where(weights > 0, x, 0.0).to(tl.float64), 0))
+
+
+@triton.jit
+def whole(upto):
+    """The last of running sums, NaN where one is: the largest alone would pass over it."""
+    return tl.where(tl.max((upto != upto).to(tl.int32), 0) > 0, float("nan"), tl.max(upto, 0))
 
 
 @triton.jit
@@ -103,7 +110,7 @@ def _draw_kernel(
     top = tl.max(tops, 0)
     mass = tl.load(sum_ptr + row * CHUNKS + c, mask=c < CHUNKS, other=0.0) * tl.exp(tops - top).to(tl.float64)
     upto = tl.cumsum(mass, 0)
-    total = tl.max(upto, 0)
+    total = whole(upto)
     aim = _uniform(tl.load(key_ptr + row), count) * total
     chunk = tl.minimum(tl.sum((upto <= aim).to(tl.int32), 0), CHUNKS - 1)
     before = tl.sum(tl.where(c < chunk, mass, 0.0), 0)
@@ -113,7 +120,7 @@ def _draw_kernel(
     weights = tl.exp(x - tl.where(own > float("-inf"), own, 0.0)).to(tl.float64) * tl.exp(own - top).to(tl.float64)
     token = chunk * CHUNK + tl.sum((before + tl.cumsum(weights, 0) <= aim).to(tl.int32), 0)
     token = tl.minimum(token, tl.max(tl.where(weights > 0, i, 0), 0))
-    best = tl.min(tl.where((tops == top) & (c < CHUNKS), c, CHUNKS), 0)
+    best = tl.min(tl.where((tops == top) & (c < CHUNKS), c, CHUNKS - 1), 0)  # of NaN, none is the largest
     token = tl.where(greedy, tl.load(arg_ptr + row * CHUNKS + best), token)
     # What was drawn is never banned: only the temperature has changed its logit.
     logit = tl.load(logits_ptr + row.to(tl.int64) * V + token) / temperature

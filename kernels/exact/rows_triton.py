@@ -30,13 +30,15 @@ def choose(
 ):
     """Experts int32 and their shares [ROWS, CHOICES] of rows whose logits beyond E are -inf.
 
-    No sum but that over the chosen ones, in their order: whatever the layout, the bits are the same.
+    No sum but that over the chosen ones, in their order: whatever the layout, the bits are the same. Where the softmax
+    is NaN, the experts are different ones below E all the same, and their shares are NaN.
     """
     logits = tl.where(inside[:, None], logits, 0.0)
     p = tl.exp(logits - tl.max(logits, 1)[:, None])
     e, c = tl.arange(0, EXPERTS), tl.arange(0, CHOICES)
-    left = tl.where((e < E)[None, :], p, -1.0)
-    total = tl.zeros([ROWS], tl.float32)
+    broken = (p != p) & (e < E)[None, :]
+    left = tl.where((e < E)[None, :], tl.where(broken, 0.0, p), -1.0)
+    total = tl.where(tl.max(broken.to(tl.int32), 1) > 0, float("nan"), tl.zeros([ROWS], tl.float32))
     experts, weights = tl.zeros([ROWS, CHOICES], tl.int32), tl.zeros([ROWS, CHOICES], tl.float32)
     for k in tl.static_range(K):
         if KEPT:

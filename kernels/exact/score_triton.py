@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_cispo.kernels.decoding.sample_triton import CHUNK, chunk_kernel
+from lightning_cispo.kernels.decoding.sample_triton import CHUNK, chunk_kernel, whole
 from lightning_cispo.kernels.launcher import launched
 
 
@@ -36,7 +36,7 @@ def _score_kernel(
     top = tl.max(tops, 0)
     scale = tl.exp(tops - top).to(tl.float64)
     mass = tl.load(sum_ptr + row * CHUNKS + c, mask=c < CHUNKS, other=0.0) * scale
-    total = tl.max(tl.cumsum(mass, 0), 0)
+    total = whole(tl.cumsum(mass, 0))
     logit = tl.load(logits_ptr + row * V + tl.load(token_ptr + row)) / temperature
     tl.store(logprob_ptr + row, (logit - top).to(tl.float64) - tl.log(total))
     lse = top.to(tl.float64) + tl.log(total)

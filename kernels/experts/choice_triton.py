@@ -1,6 +1,7 @@
 """The choice of experts in one Triton kernel, and its gradient in another.
 
-The top K of the softmax, renormalised, are the softmax of the K largest logits.
+The top K of the softmax, renormalised, are the softmax of the K largest logits. Where the softmax is NaN, the experts
+are different ones below E all the same, and their weights are NaN.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from lightning_cispo.kernels.function import Function
 from lightning_cispo.kernels.launcher import ceil_div, launched, power_of_2
+
+LEAST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # the lowest finite float32
 
 
 @launched
@@ -33,8 +36,11 @@ def _choose_kernel(
     at = r.to(tl.int64)[:, None] * E + e[None, :]
     left = tl.load(logits_ptr + at, mask=inside, other=float("-inf"))
     left = tl.where(r[:, None] < rows, left, 0.0)
+    broken = tl.max(((left != left) & inside).to(tl.int32), 1) > 0
+    # No candidate may be NaN, or as low as padding and what was picked: the choices stay below E, each a different one.
+    left = tl.where(inside & ~(left >= LEAST), LEAST, left)
     largest = tl.max(left, 1)
-    total = tl.zeros([ROWS], tl.float32)
+    total = tl.where(broken | (largest == LEAST), float("nan"), tl.zeros([ROWS], tl.float32))
     rest = left
     for _ in tl.static_range(K):
         total += tl.exp(tl.max(rest, 1) - largest)

@@ -26,15 +26,20 @@ def _route_kernel(
     ROWS: tl.constexpr,
     EXPERTS: tl.constexpr,
 ):
-    """Top-k of the softmax, renormalised; rows numbered by expert, stably, as a sort of the flat choices would."""
+    """Top-k of the softmax, renormalised; rows numbered by expert, stably, as a sort of the flat choices would.
+
+    Where the softmax is NaN, the choices are different experts below E all the same, and their weights are NaN.
+    """
     t, e = tl.arange(0, ROWS), tl.arange(0, EXPERTS)
     inside = (t[:, None] < tokens) & (e[None, :] < E)
     logits = tl.load(logits_ptr + t[:, None] * E + e[None, :], mask=inside, other=float("-inf"))
     logits = tl.where(t[:, None] < tokens, logits, 0.0)
     p = tl.exp(logits - tl.max(logits, 1)[:, None])
     p = p / tl.sum(p, 1)[:, None]
+    broken = (p != p) & inside
+    p = tl.where(broken, 0.0, p)
     left, chosen = tl.where(e[None, :] < E, p, -1.0), tl.zeros([ROWS, EXPERTS], tl.int32)
-    total = tl.zeros([ROWS], tl.float32)
+    total = tl.where(tl.max(broken.to(tl.int32), 1) > 0, float("nan"), tl.zeros([ROWS], tl.float32))
     for _ in tl.static_range(K):
         best = tl.argmax(left, 1)
         total += tl.max(left, 1)

@@ -50,10 +50,14 @@ INLINE void swiglu(int64_t n, const float *gate, const float *up, float *y)
         y[i] = gate[i] * sigmoid(gate[i]) * up[i];
 }
 
-/* The `count` likeliest of n experts, the first of equals first, and their shares of the softmax over these alone. */
+/* The `count` likeliest of n experts, the first of equals first, and their shares of the softmax over these alone.
+ * With a NaN among the logits the experts are still different ones below n, and all shares are NaN. */
 INLINE void route(int64_t n, const float *logits, int64_t count, int64_t *experts, float *shares)
 {
-    float total = 0;
+    int broken = 0;
+    for (int64_t e = 0; e < n; e++)
+        broken |= isnan(logits[e]);
+    float total = broken ? NAN : 0;
     for (int64_t k = 0; k < count; k++) {
         int64_t best = -1;
         for (int64_t e = 0; e < n; e++) {
