@@ -23,6 +23,7 @@ from lightning_cispo.model.generation.sampler import Sampler
 from lightning_cispo.model.generation.sequence import Sequence
 from lightning_cispo.model.generation.slots import Slots
 from lightning_cispo.model.generation.stop_strings import StopTable
+from lightning_cispo.model.intact import unfit
 from lightning_cispo.model.network import MiniMax
 
 
@@ -138,14 +139,13 @@ class Engine:
         """Copy weights into the network's storage; responses under way go on with them, from their next token.
 
         They keep the states and keys that the former weights computed or, with `recompute`, get those of the new ones.
-        Prompts that are read and not yet answered are read again. Raises ValueError for an unknown name or another
-        shape, before anything is written.
+        Prompts that are read and not yet answered are read again. Raises ValueError for an unknown name, another shape,
+        a parameter that is missing or given twice, or a value that is not finite: before anything is written.
         """
         self._collect(keep=0)
         parameters, given = dict(self.network.named_parameters()), list(named)
-        for name, tensor in given:
-            if name not in parameters or parameters[name].shape != tensor.shape:
-                raise ValueError(f"{name} {list(tensor.shape)}: no parameter of this name and shape")
+        if wrong := unfit(parameters, given):
+            raise ValueError(f"weights of version {version}: {wrong}")
         for name, tensor in given:
             parameters[name].copy_(tensor, non_blocking=True)
         self.version = version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_cispo.model.generation.engine import Engine
 from lightning_cispo.model.generation.requests import Interruption, Request
@@ -46,13 +47,45 @@ def test_ids_outside_of_the_vocabulary_are_refused(network, prompt):
         Engine(network, 2, EOS).submit(Request(0, np.array(prompt), [0], 4))
 
 
-def test_weights_of_another_shape_leave_the_network_as_it_was(network):
+def _other(before: dict[str, torch.Tensor], change: str) -> list[tuple[str, torch.Tensor]]:
+    """A version of the weights that has one fault."""
+    given = [(name, weight + 1) for name, weight in before.items()]
+    name, weight = given[-1]
+    if change in ("nan", "inf", "-inf"):
+        weight.view(-1)[-1] = float(change)
+    faults = {
+        "unknown": [*given, ("nobody", weight)],
+        "shape": [*given[:-1], (name, weight[:1])],
+        "one": given[:1],
+        "missing": given[:-1],
+        "none": [],
+        "twice": [*given, given[0]],
+    }
+    return faults.get(change, given)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("unknown", "nobody .*no parameter"),
+        ("shape", "{last} .*no parameter of this name and shape"),
+        ("one", "incomplete: {rest} of {all} parameters are missing, the first is {second}"),
+        ("missing", "incomplete: 1 of {all} parameters are missing, the first is {last}"),
+        ("none", "incomplete: {all} of {all}"),
+        ("twice", "{first}: given twice"),
+        ("nan", "{last}: holds NaN"),
+        ("inf", "{last}: holds NaN, infinity"),
+        ("-inf", "{last}: holds NaN, infinity"),
+    ],
+)
+def test_a_faulty_version_of_the_weights_leaves_the_network_as_it_was(network, change, says):
     engine = Engine(network, 2, EOS)
-    names = dict(network.named_parameters())
-    before = {name: parameter.detach().clone() for name, parameter in names.items()}
-    first = next(iter(before))
-    for wrong in ("nobody", "lm_head.weight"):
-        given = [(first, before[first] + 1), (wrong, before[first][:1])]
-        with pytest.raises(ValueError, match=f"{wrong} .*no parameter"):
-            engine.load_weights(given, 1)
-    assert engine.version == 0 and all((names[name] == kept).all() for name, kept in before.items())
+    parameters = dict(network.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    (first, second), last = list(before)[:2], list(before)[-1]
+    says = says.format(all=len(before), rest=len(before) - 1, first=first, second=second, last=last)
+    with pytest.raises(ValueError, match=f"version 1: {says}"):
+        engine.load_weights(_other(before, change), 1)
+    assert engine.version == 0 and all((parameters[name] == kept).all() for name, kept in before.items())
+    engine.load_weights(before.items(), 2)
+    assert engine.version == 2
