@@ -68,7 +68,8 @@ def limit_resources(memory_mb: int, cpu_s: int) -> None:
     for kind, limit in limits.items():
         _, hard = resource.getrlimit(kind)
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
+        # Programs may raise their stack's limit: the address space bounds it.
+        resource.setrlimit(kind, (limit, hard if kind == resource.RLIMIT_STACK else limit))
 
 
 def _checked(result: int, what: str) -> None:
