@@ -4,8 +4,8 @@ The filter is an allow-list: a call that is not in it changes nothing. What rema
 pipes and files opened for reading: no other process, no program, no signal, no socket to anybody, no namespace,
 no change of a file or a folder by its path. The limits of the process are therefore the limits of the whole tree.
 
-A refused call returns EPERM, a call newer than the list ENOSYS (libraries then fall back to older ones). Code of another
-architecture kills the process. Where Landlock is too old to stop truncation, this filter stops it.
+A refused call returns EPERM, a call newer than the list ENOSYS (libraries then fall back to older ones). Calls of
+another architecture kill the process. Where Landlock is too old to stop truncation, this filter stops it.
 """
 
 from __future__ import annotations

@@ -59,10 +59,12 @@ calls = {
     "mount_setattr": (442, here, R, 0, bytes(32), 32), "quotactl": (179, 0, R, 0, None),
     "open by handle": (304, folder, bytes(32), 0), "mq_open": (240, b"rewards", 0o102, 0o600, None),
     "memfd": (319, b"m", 0), "io_uring": (425, 8, bytes(256)), "sync": (74, fd), "ptrace": (101, 0, 0, 0, 0),
-    "unshare": (272, 0x10000000), "execve": (59, b"/bin/true", None, None), "execveat": (322, here, b"/bin/true", 0, 0, 0),
+    "unshare": (272, 0x10000000), "execve": (59, b"/bin/true", None, None),
+    "execveat": (322, here, b"/bin/true", 0, 0, 0),
     "socket": (41, 1, 1, 0), "datagrams": (53, 1, 2, 0, bytes(8)), "inet pair": (53, 2, 1, 0, bytes(8)),
     "prctl": (157, 38, 0, 0, 0, 0), "kill": (62, os.getppid(), 0), "prlimit": (302, os.getppid(), 7, None, bytes(16)),
-    "landlock": (444, None, 0, 1), "seccomp": (317, 1, 0, None), "bpf": (321, 0, bytes(64), 64), "no such call": (9999,),
+    "landlock": (444, None, 0, 1), "seccomp": (317, 1, 0, None), "bpf": (321, 0, bytes(64), 64),
+    "no such call": (9999,),
 }
 found = {}
 for name, (number, *arguments) in calls.items():
@@ -148,7 +150,8 @@ def test_what_the_filter_does_not_know_is_refused() -> None:
 
 def _verdict(number: int) -> str:
     """Run the filter on a call whose arguments are all ones."""
-    words = [seccomp.program()[at : at + 8] for at in range(0, len(seccomp.program()), 8)]
+    filter = seccomp.program()
+    words = [filter[at : at + 8] for at in range(0, len(filter), 8)]
     data = {0: number, 4: 0xC000003E, 16: 0xFFFFFFFF, 24: 0xFFFFFFFF, 32: 0xFFFFFFFF}
     at, register = 0, 0
     while True:
