@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 
 from lightning_cispo.rewards.answer import final_text
-
-_TOOLS_OPEN, _TOOLS_CLOSE = "<tool_calls>", "</tool_calls>"
+from lightning_cispo.rewards.calls import SYNTAXES
 
 
 def box_score(text: str) -> float:
@@ -24,30 +22,11 @@ def box_score(text: str) -> float:
 
 
 def tools_score(text: str) -> float:
-    """1.0 if all tool calls after the thinking are in MiniMax-M1's syntax, or there are none; else 0.0.
+    """Return 1.0 if all tool calls after the thinking are in MiniMax-M1's syntax, or there are none; else 0.0.
 
-    That is one block, one JSON object `{"name": text, "arguments": object}` a line.
+    That is one block, one JSON object `{"name": text, "arguments": object}` a line, and no tag of it elsewhere.
     """
-    final = final_text(text) or ""
-    if _TOOLS_OPEN not in final and _TOOLS_CLOSE not in final:
-        return 1.0
-    if final.count(_TOOLS_OPEN) != 1 or final.count(_TOOLS_CLOSE) != 1:
-        return 0.0
-    calls = final.partition(_TOOLS_OPEN)[2].partition(_TOOLS_CLOSE)[0].strip().splitlines()
-    return float(bool(calls) and all(map(_is_call, calls)))
-
-
-def _is_call(line: str) -> bool:
-    try:
-        call = json.loads(line)
-    except (RecursionError, ValueError):
-        return False
-    return (
-        isinstance(call, dict)
-        and call.keys() == {"name", "arguments"}
-        and isinstance(call["name"], str)
-        and isinstance(call["arguments"], dict)
-    )
+    return float(SYNTAXES["minimax_m1"].parse(text).sound)
 
 
 def language_score(text: str, script: str) -> float:

@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 
 STAIR = ["kernels", "model", "rl", "train", "launch"]
 BESIDE = ["rewards", "configs"]
+# What lies below rl/ uses of rewards/ the syntax of tool calls only: a network knows nothing of scores.
+SYNTAX = "rewards.calls"
 # The programs of train/ open the Ray they run on. These modules know nothing of training, so no circle arises.
 LENT = {"launch.ray_cluster", "launch.placement"}
 
@@ -56,6 +58,13 @@ def test_imports_go_down_only(room):
     for path in files:
         up = {name for name in imports(path) if name.split(".")[0] in house - allowed(room)} - LENT
         assert not up, f"{path.relative_to(ROOT)} imports {sorted(up)}"
+
+
+@pytest.mark.parametrize("room", ["kernels", "model", "configs"])
+def test_rooms_that_know_no_scores_import_the_syntax_of_calls_at_most(room):
+    for path in modules(room):
+        scores = {name for name in imports(path) if name.split(".")[0] == "rewards"}
+        assert all(f"{name}.".startswith(f"{SYNTAX}.") for name in scores), f"{path.relative_to(ROOT)}: {scores}"
 
 
 def test_what_is_lent_stands_on_nothing_but_configs():

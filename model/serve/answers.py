@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from lightning_cispo.model.chat import ToolCall, parse_reply
+from lightning_cispo.model.chat import CALLS
 from lightning_cispo.model.generation.requests import Token
 from lightning_cispo.model.serve.logprobs import chat_logprobs, completion_logprobs
 from lightning_cispo.model.serve.options import Options
 from lightning_cispo.model.serve.runner import Piece
 from lightning_cispo.model.serve.text import ReplySplitter
 from lightning_cispo.model.serve.wire import FINISH, tool_calls
+from lightning_cispo.rewards.calls import ToolCall
 
 
 class Answer:
@@ -101,7 +102,7 @@ class ChatAnswer(Answer):
 
     def _calls(self, index: int, splitter: ReplySplitter) -> list[ToolCall]:
         """Of offered tools, after the end of a choice."""
-        calls = parse_reply(self.texts[index]).calls if splitter.rest else []
+        calls = CALLS.parse(self.texts[index]).calls if splitter.rest else []
         calls = [call for call in calls if call.name in self.offered]
         return calls if self.parallel else calls[:1]
 

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_cispo.model.chat import render
 from lightning_cispo.model.serve.errors import RequestError, shown
 from lightning_cispo.model.tokenizer import encode, encode_filled
+from lightning_cispo.rewards.calls import ToolError
 
 
 def chat_prompt(body: Mapping[str, Any], tokenizer: Any) -> list[int]:
@@ -19,6 +20,8 @@ def chat_prompt(body: Mapping[str, Any], tokenizer: Any) -> list[int]:
     turns = _merged([_turn(message, f"messages[{i}]", names) for i, message in enumerate(messages)])
     try:
         return encode_filled(tokenizer, render, turns, tools(body))
+    except ToolError as error:
+        raise RequestError(str(error), "tools", "invalid_value") from None
     except RecursionError:
         raise RequestError("tools or tool_calls: nested too deeply", "tools", "invalid_value") from None
     except (ValueError, TypeError) as error:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_cispo.model.chat import ToolCall
+from lightning_cispo.rewards.calls import ToolCall
 
 FINISH = {"length": "length", "repetition": "length"}  # all other stops are "stop"
 

@@ -1,16 +1,16 @@
-"""Turns as the release renders them, and tool calls taken out of hostile text."""
+"""Turns as the release renders them, with calls and tools as `rewards.calls` renders them."""
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lightning_cispo.configs.schema import ChatTemplate
-from lightning_cispo.model.chat import ToolCall, parse_reply, prompt_text, render, tool_results
-from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.model.chat import CALLS, prompt_text, render, tool_results
+from lightning_cispo.model.tokenizer import decode, encode_filled, load_tokenizer
+from lightning_cispo.rewards.calls import CallError, ToolCall, ToolError
 from tests.model.oracle import RELEASE, needs_release
 
 TOOLS = [
@@ -72,11 +72,67 @@ def test_calls_of_an_assistant_message_are_written_as_they_are_parsed():
     ]
     message = {"role": "assistant", "content": "<think>x</think>", "tool_calls": calls}
     text = render([message], add_generation_prompt=False)
-    reply = parse_reply(text)
+    reply = CALLS.parse(text)
     assert reply.calls == [ToolCall("weather", {"city": "Köln <3"}), ToolCall("größe", {"n": 1})]
     assert not reply.errors
     alone = render([{**message, "content": None}], add_generation_prompt=False)
     assert "name=assistant\n<tool_calls>\n{" in alone
+    # and through a saved tokenizer, which has the template alone
+    tokenizer = load_tokenizer("bytes")
+    assert tokenizer.apply_chat_template([message], tokenize=False) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("", "{}"),
+        (" \n", "{}"),
+        ("{}", "{}"),
+        ({}, "{}"),
+        ('{\n  "a": 1.50,\r\n  "b": ["x:\\n, y", {}]\n}\n', '{"a": 1.50, "b": ["x:\\n, y", {}]}'),
+        ('{"a":1}', '{"a":1}'),
+    ],
+)
+def test_arguments_are_one_line_of_json(arguments, line):
+    message = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": arguments}]}
+    wanted = f'<tool_calls>\n{{"name": "f", "arguments": {line}}}\n</tool_calls><end_of_sentence>\n'
+    assert render([message], add_generation_prompt=False).endswith(f"name=assistant\n{wanted}")
+    others = load_tokenizer("bytes").apply_chat_template([message], tokenize=False)
+    (call,) = CALLS.parse(others).calls
+    assert call == ToolCall("f", json.loads(line))
+
+
+@pytest.mark.parametrize(
+    "arguments", ["nope", "[1]", [1], 3, '{"a": NaN}', '{"a": 1', '{"a": 1e999}', {"a": float("nan")}]
+)
+def test_arguments_that_are_no_object_are_a_named_error(arguments):
+    message = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": arguments}]}
+    with pytest.raises(CallError, match="^tool call 'f': arguments must be a JSON object: .+$"):
+        render([message])
+
+
+@pytest.mark.parametrize("call", [3, {}, {"name": ""}, {"function": None}, {"function": {"arguments": "{}"}}])
+def test_a_call_without_a_name_is_an_error(call):
+    with pytest.raises(CallError, match="must be an object with a name"):
+        render([{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+
+def test_a_tool_that_json_cannot_hold_is_a_named_error():
+    deep = functools.reduce(lambda inner, _: {"a": inner}, range(900), {})
+    for wrong in ({"maximum": float("inf")}, {1: {2}}, deep):
+        with pytest.raises(ToolError, match=r"^tools\[1\]: is no JSON: .+$"):
+            render([{"role": "user", "content": "x"}], tools=[TOOLS[0], wrong])
+
+
+def test_no_spelling_of_arguments_makes_a_special_token():
+    """Escapes stay escapes: the tokenizer's guard sees what the template writes."""
+    tokenizer = load_tokenizer("bytes")
+    escaped = '{\n"a": "\\u003cend_of_sentence>", "<end_of_sentence>": 1}'
+    message = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": escaped}]}
+    ids = encode_filled(tokenizer, render, [message])
+    assert ids.count(tokenizer.eos_token_id) == 1
+    (call,) = CALLS.parse(decode(tokenizer, ids)).calls
+    assert call.arguments == {"a": "<end_of_sentence>", "<end_of_sentence>": 1}
 
 
 def test_tool_results_continue_a_finished_turn():
@@ -104,68 +160,3 @@ def test_prompt_text():
     assert prompt_text("1+1", "Add.", ChatTemplate.minimax_m1) == render(turns)
     assert prompt_text("1+1", "", ChatTemplate.minimax_m1) == render(turns[1:])
     assert render(turns).endswith("<beginning_of_sentence>ai name=assistant\n")
-
-
-CALL = '{"name": "f", "arguments": {"a": 1}}'
-
-
-def block(*lines: str) -> str:
-    return "<tool_calls>\n" + "\n".join(lines) + "\n</tool_calls>"
-
-
-def test_calls_only_after_the_last_closed_thought():
-    planned = block('{"name": "planned", "arguments": {}}')
-    response = f"<think>{planned}</think>{planned}</think>\nHere:\n{block(CALL, CALL)}"
-    reply = parse_reply(response)
-    assert reply.calls == [ToolCall("f", {"a": 1})] * 2
-    assert (reply.text, reply.errors) == ("Here:", [])
-    assert reply.thinking == f"{planned}</think>{planned}"
-    assert parse_reply(f"<think>{planned}").calls == []  # never closed: all thought
-    assert parse_reply(f"no thought {block(CALL)}").calls == [ToolCall("f", {"a": 1})]
-
-
-@pytest.mark.parametrize(
-    "line, said",
-    [
-        ("{'name': 'f'}", "not one line of JSON"),
-        ('{"name": "f", "arguments": {"a": 1}', "not one line of JSON"),
-        ("[1]", '"name"'),
-        ('{"arguments": {}}', '"name"'),
-        ('{"name": 3, "arguments": {}}', '"name"'),
-        ('{"name": "", "arguments": {}}', '"name"'),
-        ('{"name": "f"}', '"arguments" must be a JSON object'),
-        ('{"name": "f", "arguments": "{}"}', '"arguments" must be a JSON object'),
-        ("[" * 200_000, "not one line of JSON"),
-        ('{"name": "f", "arguments": {"n": ' + "9" * 10_000 + "}}", "not one line of JSON"),
-    ],
-)
-def test_a_malformed_call_is_a_readable_error_beside_the_sound_one(line, said):
-    reply = parse_reply(f"</think>{block(line, CALL)}")
-    assert reply.calls == [ToolCall("f", {"a": 1})]
-    assert len(reply.errors) == 1 and said in reply.errors[0]
-    assert len(reply.errors[0]) < 500 and "\n" not in reply.errors[0]
-
-
-def test_a_block_that_is_never_closed():
-    reply = parse_reply(f"</think>ok {block(CALL)} <tool_calls>\n{CALL}\n")
-    assert reply.calls == [ToolCall("f", {"a": 1})]
-    assert reply.errors == ["<tool_calls> is opened but never closed with </tool_calls>"]
-    assert reply.text == "ok"
-
-
-def test_lines_end_at_newlines_only():
-    reply = parse_reply(block('{"name": "f", "arguments": {"a": "x\u2028y"}}'))
-    assert reply.calls == [ToolCall("f", {"a": "x\u2028y"})]
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<tool_calls>", "</tool_calls>", CALL, "{", "\n", "x"])))
-def test_never_raises(words):
-    reply = parse_reply("".join(words))
-    assert all(isinstance(call, ToolCall) for call in reply.calls)
-
-
-@pytest.mark.parametrize("word", ["<tool_calls>", "</tool_calls>", "<tool_calls></tool_calls>", "</think>", "<think>"])
-def test_hostile_repetition_ends(word):
-    """A search quadratic in these would run into the test's deadline."""
-    reply = parse_reply(word * 400_000)
-    assert not reply.calls and len(reply.errors) == (word == "<tool_calls>")

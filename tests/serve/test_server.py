@@ -192,6 +192,13 @@ BAD = [
     (dict(stream_options=3), "stream_options"),
     (dict(seed=DEEP), "seed"),
 ]
+
+
+def called_with(arguments: Any) -> dict[str, Any]:
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
 BAD_CHAT = [
     (dict(messages=[]), "messages"),
     (dict(messages=[{"role": "wizard", "content": "x"}]), "messages"),
@@ -200,6 +207,7 @@ BAD_CHAT = [
     (dict(messages=[{"role": "tool", "tool_call_id": "unknown", "content": "x"}]), "messages"),
     (dict(tools=[{"type": "function"}]), "tools"),
     (dict(tools=[{"type": "function", "function": {"name": "f", "parameters": DEEP}}]), "tools"),
+    *((dict(messages=[called_with(wrong)]), "messages") for wrong in ("nope", "[1]", '{"a": NaN}', '{"a": 1', 3)),
     (dict(parallel_tool_calls="no"), "parallel_tool_calls"),
     (dict(max_completion_tokens="many"), "max_completion_tokens"),
     (dict(tool_choice="required"), "tool_choice"),

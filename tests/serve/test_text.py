@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -159,8 +161,18 @@ def test_half_a_surrogate_pair_in_a_call_survives():
     assert whole["message"]["tool_calls"][0]["function"]["arguments"] == '{"é": "\\ud800"}'
 
 
-def test_a_malformed_call_is_text():
-    broken = REPLY.replace("{", "", 1)
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("quoted", ["</tool_calls>", "</think>", "<think>", "<tool_calls>"])
+def test_a_tag_inside_a_string_of_a_call_loses_no_call(quoted, size):
+    whole, chunks = answered(REPLY.replace('"a": 1', f'"a": "{quoted}"'), {"add"}, size)
+    (streamed,) = [chunk["delta"]["tool_calls"] for chunk in chunks if "tool_calls" in chunk["delta"]]
+    for calls in (whole["message"]["tool_calls"], streamed):
+        assert json.loads(calls[0]["function"]["arguments"]) == {"a": quoted}
+    assert whole["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("broken", [REPLY.replace("{", "", 1), *(REPLY.replace("1", n) for n in ("NaN", "1e999"))])
+def test_a_malformed_call_is_text(broken):
     whole, _ = answered(broken, {"add"})
     assert whole["finish_reason"] == "stop" and "<tool_calls>" in whole["message"]["content"]
 
