@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+from lightning_cispo.rl.intervals import mean_interval
 
 
 @dataclass(frozen=True)
 class Estimate:
+    """A mean over `problems` problems with its 95 % interval, for the population that the problems stand for."""
+
     value: float
     low: float
     high: float
+    problems: int
 
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-
-def wilson(successes: int, trials: int) -> Estimate:
-    """Wilson's score interval of a proportion. Raises ValueError without a trial."""
-    if trials < 1:
-        raise ValueError("an interval needs at least one trial")
-    p, z2 = successes / trials, _Z**2
-    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -37,26 +31,27 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def mean_estimate(values_P: np.ndarray) -> Estimate:
-    """Mean of one value a problem: Wilson's interval where all are 0 or 1, else 10,000 bootstrap draws of problems."""
-    if np.isin(values_P, (0.0, 1.0)).all():
-        return wilson(int(values_P.sum()), len(values_P))
-    draws = np.random.default_rng(0).integers(0, len(values_P), (10_000, len(values_P)))
-    low, high = np.quantile(values_P[draws].mean(1), (0.025, 0.975))
-    return Estimate(float(values_P.mean()), float(low), float(high))
+def mean_estimate(values: Sequence[float]) -> Estimate:
+    """Mean of one value in [0, 1] a problem."""
+    values_P = np.array(values, dtype=np.float64)
+    return Estimate(float(values_P.mean()), *mean_interval(values_P), len(values_P))
 
 
-def estimates(correct_by_problem: list[list[bool]]) -> dict[str, Estimate]:
+def estimates(correct_by_problem: Sequence[Sequence[bool]], samples: int = 0) -> dict[str, Estimate]:
     """`pass@1`, and with k > 1 samples a problem also `avg@k` and `pass@k` for the powers of two up to k and k itself.
 
-    pass@1 and avg@k are one value, the mean over all samples: the first is its name whatever the number of samples.
+    pass@1 and avg@k are one value, the mean over samples, then over problems. Problems without a verdict are left out,
+    and of pass@k those with fewer than k. `samples` is how many each problem was given (0: the most that any has).
+    Empty where no response has a verdict.
     """
-    found = {"pass@1": mean_estimate(np.array([np.mean(results) for results in correct_by_problem]))}
-    samples = min(len(results) for results in correct_by_problem)
+    judged = [results for results in correct_by_problem if results]
+    if not judged:
+        return {}
+    found = {"pass@1": mean_estimate([float(np.mean(results)) for results in judged])}
+    samples = samples or max(map(len, judged))
     if samples > 1:
         found[f"avg@{samples}"] = found["pass@1"]
-        powers = {2**i for i in range(1, samples.bit_length()) if 2**i < samples} | {samples}
-        for k in sorted(powers):
-            values = [pass_at_k(sum(results[:samples]), samples, k) for results in correct_by_problem]
-            found[f"pass@{k}"] = mean_estimate(np.array(values))
+    for k in sorted({2**i for i in range(1, samples.bit_length()) if 2**i < samples} | {samples} - {1}):
+        if enough := [results for results in judged if len(results) >= k]:
+            found[f"pass@{k}"] = mean_estimate([pass_at_k(sum(results), len(results), k) for results in enough])
     return found

@@ -42,32 +42,37 @@ def response_metrics(groups: list[Group]) -> dict[str, float]:
 
 
 def evaluation_metrics(groups: list[Group]) -> dict[str, float]:
-    """`eval/...` of held-out problems. Responses without a verdict count for neither side."""
+    """`eval/...` of held-out problems. Responses without a verdict count for neither side; without any, no `pass@`."""
     found = accuracy(groups)
     trajectories = [t for group in groups for t in group.trajectories]
+    judged = [group for group in groups if scored(group)]
     metrics = {
-        "eval/problems": float(sum(bool(scored(group)) for group in groups)),
-        "eval/pass@1_low": found["pass@1"].low,
-        "eval/pass@1_high": found["pass@1"].high,
-        "eval/tokens_mean": float(np.mean([len(t.tokens_T) for t in trajectories])),
-        "eval/thinking": _share(bool(thought(t.text)) for t in trajectories),
+        "eval/problems": float(len(judged)),
+        "eval/masked": float(sum(t.verdict.reward is None for t in trajectories)),
         **{f"eval/{name}": estimate.value for name, estimate in found.items()},
     }
-    for task in sorted({group.prompt.problem.task for group in groups}):
-        of_task = [group for group in groups if group.prompt.problem.task == task and scored(group)]
-        if of_task:
-            metrics[f"eval/task/{task}/pass@1"] = accuracy(of_task)["pass@1"].value
+    if trajectories:
+        metrics["eval/tokens_mean"] = float(np.mean([len(t.tokens_T) for t in trajectories]))
+        metrics["eval/truncated"] = _share(t.stop == "length" for t in trajectories)
+        metrics["eval/thinking"] = _share(bool(thought(t.text)) for t in trajectories)
+    if judged:
+        metrics |= {"eval/pass@1_low": found["pass@1"].low, "eval/pass@1_high": found["pass@1"].high}
+    for task in sorted({group.prompt.problem.task for group in judged}):
+        of_task = [group for group in judged if group.prompt.problem.task == task]
+        metrics[f"eval/task/{task}/pass@1"] = accuracy(of_task)["pass@1"].value
     return metrics
 
 
 def accuracy(groups: list[Group]) -> dict[str, Estimate]:
-    """pass@1 and its kin over the responses that have a verdict. Raises RuntimeError if none has."""
-    judged = [[t.verdict.correct for t in scored(group)] for group in groups if scored(group)]
-    if not judged:
-        errors = [t.verdict.error for group in groups for t in group.trajectories]
-        said = next(filter(None, errors), "no reason given")
-        raise RuntimeError(f"no held-out response could be judged: the verifiers failed on every one: {said}")
-    return estimates(judged)
+    """pass@1 and its kin over the responses that have a verdict; empty if none has."""
+    samples = max((len(group.trajectories) for group in groups), default=0)
+    return estimates([[t.verdict.correct for t in scored(group)] for group in groups], samples)
+
+
+def verifier_error(groups: list[Group]) -> str:
+    """What the first verifier said that failed; empty where none did."""
+    trajectories = (t for group in groups for t in group.trajectories)
+    return next((t.verdict.error or "no reason given" for t in trajectories if t.verdict.reward is None), "")
 
 
 def _share(flags) -> float:

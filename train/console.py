@@ -49,10 +49,9 @@ class Console:
             why = "within each, all judged responses are equal" if judged else "no response has a verdict"
             self.line(f"step {step}: no group carried a gradient, the weights did not change; {why}")
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        thinking = 100 * metrics["eval/thinking"]
-        count = f"n={metrics['eval/problems']:.0f}"
-        self.line(f"held out after step {step}: pass@1 {pass_at_1(metrics)}, {count}, thinking {thinking:.0f}%")
+    def evaluation(self, label: str, metrics: Mapping[str, float], error: str = "") -> None:
+        """One line of an evaluation under `label`. `error` is what a verifier that failed said."""
+        self.line(f"{label}: {evaluation_text(metrics, error)}")
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
@@ -85,6 +84,19 @@ def _kept(metrics: Mapping[str, float]) -> str:
         return MISSING
     kept, dropped = metrics["groups/kept"], metrics.get("groups/dropped", 0)
     return f"{kept:.0f}/{kept + dropped:.0f}"
+
+
+def evaluation_text(metrics: Mapping[str, float], error: str = "") -> str:
+    """`pass@1 35.2% [31.1, 39.4], n=600, thinking 88%`, and what could not be judged."""
+    masked = metrics.get("eval/masked", 0)
+    unjudged = f"{masked:.0f} {'response has' if masked == 1 else 'responses have'} no verdict ({error})"
+    if "eval/pass@1" not in metrics:
+        return unjudged if masked else "no problems"
+    parts = [f"pass@1 {pass_at_1(metrics)}", f"n={metrics['eval/problems']:.0f}"]
+    parts.append(f"thinking {100 * metrics['eval/thinking']:.0f}%")
+    if truncated := metrics.get("eval/truncated"):
+        parts.append(f"{100 * truncated:.0f}% cut at the token limit")
+    return ", ".join([*parts, unjudged] if masked else parts)
 
 
 def pass_at_1(metrics: Mapping[str, float]) -> str:

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.publish_folder(config.checkpoint)
         groups = run.evaluate()
         run.console.line(table(groups))
-    return conclude(run)
+    # A shell learns that nothing was measured.
+    return conclude(run) or int(not accuracy(groups))
 
 
 def table(groups: list[Group]) -> str:

@@ -21,9 +21,10 @@ from lightning_cispo.launch.ray_cluster import ray_session
 from lightning_cispo.model import checkpoint
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
+from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.prompts import held_out_prompts, training_stream
 from lightning_cispo.rl.rollouts import Rollouts
-from lightning_cispo.rl.summary import evaluation_metrics
+from lightning_cispo.rl.summary import evaluation_metrics, verifier_error
 from lightning_cispo.rl.types import Group, Prompt
 from lightning_cispo.rl.worker import Draw
 from lightning_cispo.train.console import Console
@@ -154,9 +155,9 @@ class Run:
         with self.console.bar(len(prompts), "evaluate", "prompt") as bar:
             groups = self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
         self.tracker.log_traces(self.state.step, groups, kind="eval", decode=self._decode)
-        metrics = {**evaluation_metrics(groups), "time/evaluate_s": time.monotonic() - started}
+        metrics = {**guarded(evaluation_metrics, groups), "time/evaluate_s": time.monotonic() - started}
         self.tracker.log(self.state.step, metrics)
-        self.console.evaluation(self.state.step, metrics)
+        self.console.evaluation(f"held out after step {self.state.step}", metrics, verifier_error(groups))
         return groups
 
     @cached_property

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lightning_cispo.configs.schema import AlgorithmConfig
-from lightning_cispo.rl.accuracy import estimates, pass_at_k, wilson
+from lightning_cispo.rl.accuracy import estimates, pass_at_k
 from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.objectives.cispo import cispo
 from lightning_cispo.rl.statistics import UpdateSums, update_sums
-from lightning_cispo.rl.summary import accuracy, evaluation_metrics, response_metrics, thought
+from lightning_cispo.rl.summary import accuracy, evaluation_metrics, response_metrics, thought, verifier_error
 from lightning_cispo.rl.types import Group
 from tests.rl.builders import group, trajectory
 
@@ -102,12 +102,6 @@ def test_metrics_that_fail_are_logged_and_left_out(caplog):
     assert "compute failed" in caplog.text and "ZeroDivisionError" in caplog.text
 
 
-def test_wilson_interval():
-    found = wilson(35, 100)
-    assert (found.low, found.high) == (pytest.approx(0.2636, abs=1e-4), pytest.approx(0.4475, abs=1e-4))
-    assert wilson(0, 10).low == 0.0 and wilson(10, 10).high == pytest.approx(1.0)
-
-
 def test_pass_at_k():
     assert pass_at_k(correct=1, samples=4, k=2) == pytest.approx(1 - math.comb(3, 2) / math.comb(4, 2))
     assert pass_at_k(0, 4, 4) == 0 and pass_at_k(4, 4, 1) == 1
@@ -117,6 +111,21 @@ def test_pass_at_k():
     assert found["pass@4"].value == pytest.approx(2 / 3)
     assert found["pass@2"].value == pytest.approx((0.5 + 1 + 0) / 3)
     assert all(e.low <= e.value <= e.high for e in found.values())
+
+
+def test_a_masked_verdict_renames_nothing():
+    whole, masked = [[True] + [False] * 7, [False] * 8, [True] * 8], [[False] * 7, [True] * 8, [True] * 8]
+    names = {"pass@1", "avg@8", "pass@2", "pass@4", "pass@8"}
+    assert estimates(whole).keys() == estimates(masked).keys() == names
+    found = estimates(masked)
+    assert found["pass@8"].problems == 2 and found["pass@4"].problems == found["pass@1"].problems == 3
+    assert found["pass@1"].value == pytest.approx(2 / 3) and found["pass@8"].value == 1
+    assert estimates([[True] * 7, []], samples=8).keys() == names - {"pass@8"}, "no problem has 8 verdicts"
+
+
+def test_estimates_without_a_verdict_are_none():
+    assert estimates([]) == {} == estimates([[], []], samples=4)
+    assert estimates([[True], []])["pass@1"].problems == 1
 
 
 def test_response_metrics():
@@ -131,14 +140,19 @@ def test_correct_is_what_the_verdict_says_whatever_the_reward():
 
 
 def test_problems_that_were_judged_are_counted():
-    assert evaluation_metrics([group([1.0]), group([None]), group([0.0, None])])["eval/problems"] == 2
+    metrics = evaluation_metrics([group([1.0]), group([None]), group([0.0, None])])
+    assert metrics["eval/problems"] == 2 and metrics["eval/masked"] == 2 and metrics["eval/pass@1"] == 0.5
 
 
-def test_verifiers_that_fail_everywhere_are_quoted():
+def test_an_evaluation_without_a_verdict_has_no_accuracy_and_quotes_the_verifier():
     failed = trajectory(None)
     said = replace(failed, verdict=replace(failed.verdict, error="my_verifier raised NameError: x"))
-    with pytest.raises(RuntimeError, match="could be judged.*my_verifier raised NameError: x"):
-        accuracy([Group(group([]).prompt, [failed, said])])
+    groups = [Group(group([]).prompt, [said, failed])]
+    metrics = evaluation_metrics(groups)
+    assert metrics["eval/problems"] == 0 and metrics["eval/masked"] == 2 and metrics["eval/tokens_mean"] == 3
+    assert not any("pass@" in name for name in metrics) and accuracy(groups) == {}
+    assert verifier_error(groups) == "my_verifier raised NameError: x" and verifier_error([group([1.0])]) == ""
+    assert evaluation_metrics([])["eval/problems"] == 0
 
 
 @pytest.mark.parametrize(

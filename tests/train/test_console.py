@@ -77,8 +77,14 @@ def test_a_step_without_a_gradient_says_so(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_an_evaluation_says_over_how_many_problems(capsys: pytest.CaptureFixture[str]) -> None:
-    Console(progress=False).evaluation(7, evaluation(0.5, problems=64))
-    assert "n=64, thinking" in capsys.readouterr().out
+    console = Console(progress=False)
+    console.evaluation("held out after step 7", evaluation(0.5, problems=64))
+    console.evaluation("a", evaluation(0.5) | {"eval/masked": 1, "eval/truncated": 0.25}, "judge: no route")
+    console.evaluation("b", {"eval/problems": 0, "eval/masked": 12, "eval/thinking": 0.0}, "judge: no route")
+    first, some, none = capsys.readouterr().out.splitlines()
+    assert first.startswith("held out after step 7: pass@1 50.0% [") and first.endswith("n=64, thinking 80%")
+    assert some.endswith("25% cut at the token limit, 1 response has no verdict (judge: no route)")
+    assert none == "b: 12 responses have no verdict (judge: no route)"
 
 
 def test_summary_names_both_evaluations_with_intervals() -> None:
