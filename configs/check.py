@@ -7,7 +7,15 @@ import operator
 from collections.abc import Iterator
 
 from lightning_cispo.configs.errors import ConfigError
-from lightning_cispo.configs.schema import MOST_STOP_BYTES, Anchor, OptimizerConfig, PromptStyle, RunConfig, stop_bytes
+from lightning_cispo.configs.schema import (
+    LEAST_TEMPERATURE,
+    MOST_STOP_BYTES,
+    Anchor,
+    OptimizerConfig,
+    PromptStyle,
+    RunConfig,
+    stop_bytes,
+)
 
 # Ray refuses an object store below 75 MiB.
 _MIN_OBJECT_STORE_MB = 80
@@ -69,9 +77,11 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             value = _value(config, key)
             if not value >= least:
                 yield f"{key}={value}: must be at least {least}"
+    if (value := config.evaluation.temperature) != 0 and not LEAST_TEMPERATURE <= value < math.inf:
+        yield f"evaluation.temperature={value}: must be 0 (greedy) or at least {LEAST_TEMPERATURE}"
+    if not LEAST_TEMPERATURE <= config.sampling.temperature < math.inf:
+        yield f"sampling.temperature={config.sampling.temperature}: must be at least {LEAST_TEMPERATURE}"
     for key in (
-        "sampling.temperature",
-        "evaluation.temperature",
         "rewards.timeout_s",
         "rewards.code.timeout_s",
         "rewards.judge.timeout_s",

@@ -10,6 +10,7 @@ from lightning_cispo.configs.schema.algorithm import (
     WarmStartConfig,
 )
 from lightning_cispo.configs.schema.data import (
+    LEAST_TEMPERATURE,
     MOST_STOP_BYTES,
     ChatTemplate,
     CodeConfig,
@@ -38,6 +39,7 @@ from lightning_cispo.configs.schema.system import (
 )
 
 __all__ = [
+    "LEAST_TEMPERATURE",
     "LIGHTNING",
     "MOST_STOP_BYTES",
     "SOFTMAX",

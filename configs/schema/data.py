@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Dict, List, Optional
 
+LEAST_TEMPERATURE = 1e-6  # but for 0, greedy: logits over less overflow float32
 MOST_STOP_BYTES = 1024  # of a request's stop strings together: each costs a KiB on the device
 
 
@@ -148,4 +149,4 @@ class EvaluationConfig:
     problems: int = 512
     samples: int = 1  # responses a problem
     every: int = 0  # steps between evaluations; 0: only before and after
-    temperature: float = 1.0
+    temperature: float = 1.0  # 0: greedy, always the likeliest token

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_cispo.configs.schema import MOST_STOP_BYTES, stop_bytes
+from lightning_cispo.configs.schema import LEAST_TEMPERATURE, MOST_STOP_BYTES, stop_bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Request:
     prompt_T: np.ndarray  # int, at least one token
     keys: list[int]
     max_tokens: int
-    temperature: float = 1.0  # 0: greedy
+    temperature: float = 1.0  # 0: greedy, the first of the likeliest tokens
     top_p: float = 1.0  # of what top_k has left; 1: all
     top_k: int = 0  # 0: all
     min_tokens: int = 0  # before these, neither eos nor a stop id can be drawn, and no stop string ends a response
@@ -64,8 +64,10 @@ def problem(request: Request, max_length: int, vocabulary: int) -> str | None:
         return f"a prompt of {prompt} tokens and max_tokens={wanted} exceed the {max_length} that there is room for"
     if not request.keys:
         return "needs at least one sample"
-    if not (request.temperature >= 0 and 0 < request.top_p <= 1 and request.top_k >= 0 and request.min_tokens >= 0):
-        return "needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and min_tokens >= 0"
+    if not (request.temperature == 0 or request.temperature >= LEAST_TEMPERATURE):
+        return f"needs a temperature of 0 (greedy) or at least {LEAST_TEMPERATURE}"
+    if not (0 < request.top_p <= 1 and request.top_k >= 0 and request.min_tokens >= 0):
+        return "needs 0 < top_p <= 1, top_k >= 0 and min_tokens >= 0"
     if request.stop_strings and not all(request.stop_strings):
         return "needs stop strings that are not empty"
     if stop_bytes(request.stop_strings) > MOST_STOP_BYTES:
@@ -80,7 +82,7 @@ class Completion:
     """One finished response. Arrays have its length, the stop token included.
 
     Log-probabilities are those of the distribution that was drawn from: tempered, and cut and renormalised where top-p,
-    top-k or min_tokens cut it. Tokens that an interruption wrote have 0.
+    top-k or min_tokens cut it. Greedy tokens have those of temperature 1. Tokens that an interruption wrote have 0.
     """
 
     request_id: int

@@ -21,7 +21,8 @@ def sample(
         logits_BV: float32 [B, V]; temperature_B: float32 [B] (0: greedy); uniform_B: float64 [B].
         top_p_B, top_k_B: given together where any row cuts its distribution (1 and 0: not that row).
     Returns: tokens int64 [B]; logprobs float32 [B], under exactly the distribution they were drawn from; that
-        distribution's log-probabilities [B, V].
+        distribution's log-probabilities [B, V]. A greedy row takes the first of its likeliest tokens, and has the
+        log-probabilities of temperature 1.
     """
     greedy_B = temperature_B == 0
     logp_BV = tempered_logprobs(logits_BV, temperature_B.masked_fill(greedy_B, 1.0))

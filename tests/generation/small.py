@@ -24,6 +24,13 @@ def policy(**changes: Any) -> MiniMax:
     return network
 
 
+def tied(rows: int, vocabulary: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [rows, V] whose likeliest three tokens are equal, and these tokens [rows, 3] in ascending order."""
+    logits = torch.randn(rows, vocabulary, generator=generator)
+    places = torch.stack([torch.randperm(vocabulary, generator=generator)[:3].sort().values for _ in range(rows)])
+    return logits.scatter_(1, places, 25.0), places
+
+
 def requests(count: int = 12, samples: int = 5, max_tokens: int = 20, seed: int = 0, **options: Any) -> list[Request]:
     rng = np.random.default_rng(0)
     prompts = [rng.integers(6, 64, 2 + i % 7) for i in range(count)]

@@ -8,7 +8,7 @@ from lightning_cispo.model.generation.engine import Engine
 from lightning_cispo.model.generation.randomness import stream_key, uniform
 from lightning_cispo.model.generation.requests import Request
 from lightning_cispo.model.generation.sampling import sample
-from tests.generation.small import EOS, policy, requests, run
+from tests.generation.small import EOS, policy, requests, run, tokens
 
 CPU = torch.device("cpu")
 
@@ -97,6 +97,17 @@ def test_greedy_is_the_argmax():
     tokens, logprobs, _ = sample(logits, torch.zeros(50), torch.rand(50, dtype=torch.float64))
     assert torch.equal(tokens, logits.argmax(-1))
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).max(-1).values)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 1e-40, 1e-7, float("nan")])
+def test_temperatures_that_float32_cannot_divide_by_are_refused(network, temperature):
+    with pytest.raises(ValueError, match="temperature of 0 .greedy. or at least 1e-06"):
+        Engine(network, 2, EOS).submit(Request(0, np.array([7, 8]), [1], 4, temperature))
+
+
+def test_the_least_temperature_is_as_good_as_greedy(network):
+    found = [run(network, requests(temperature=t), slots=64)[0] for t in (0.0, 1e-6)]
+    assert tokens(found[0]) == tokens(found[1])
 
 
 def test_sampling_follows_the_tempered_distribution():

@@ -1,5 +1,6 @@
 """Tokens drawn natively against those of the torch path, with the same keys."""
 
+import math
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from lightning_cispo.kernels.native.sample import sample_native
 from lightning_cispo.model.generation.randomness import uniform
 from lightning_cispo.model.generation.sampling import sample
+from tests.generation.small import tied
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -43,3 +45,17 @@ def test_what_has_no_probability_is_never_drawn():
     share = float((tokens == 100).double().mean())
     assert share == pytest.approx(1 / (1 + 2.718281828**-0.5), abs=0.03)
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1))
+
+
+@pytest.mark.parametrize("vocabulary", [70, 9000])
+def test_greedy_takes_the_first_of_the_likeliest(vocabulary):
+    logits, wanted = tied(6, vocabulary, torch.Generator().manual_seed(0))
+    greedy, keys = torch.zeros(6), torch.arange(6)
+    halved = sample(logits, greedy, uniform(keys, keys), torch.full((6,), 0.5), torch.full((6,), vocabulary))
+    for (tokens, logprobs, *_), kept in (
+        (sample_native(logits, greedy, keys, keys), 3),
+        (sample(logits, greedy, uniform(keys, keys)), 3),
+        (halved, 2),  # top-p of 0.5 leaves two of the three
+    ):
+        assert torch.equal(tokens, wanted[:, 0])
+        torch.testing.assert_close(logprobs, torch.full((6,), -math.log(kept)))

@@ -14,7 +14,7 @@ from tests.generation.stops import check_matching
 from tests.kernels.test_decode_products_triton import check_experts, check_head, check_linear
 from tests.kernels.test_decode_triton import check_routed, check_slots
 from tests.kernels.test_paged import check_triton
-from tests.kernels.test_sample_triton import check_draws, check_records
+from tests.kernels.test_sample_triton import check_draws, check_greedy, check_records
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -55,6 +55,7 @@ def test_products_of_a_step():
 
 def test_drawing_and_recording():
     check_draws("cuda")
+    check_greedy("cuda")
     check_records("cuda")
     check_matching(match_stops, "cuda")
 

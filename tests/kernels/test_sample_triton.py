@@ -15,6 +15,7 @@ from lightning_cispo.model.generation.requests import Request
 from lightning_cispo.model.generation.rows import Rows
 from lightning_cispo.model.generation.sampler import RECORDED, Sampler
 from lightning_cispo.model.generation.sampling import ban, sample
+from tests.generation.small import tied
 from tests.kernels.interpreted import interpreted
 
 
@@ -42,6 +43,23 @@ def check_draws(device: str) -> None:
             exact = (allowed.double() / temperature.where(temperature > 0, 1.0)[:, None].double()).log_softmax(-1)
             exact_logprobs = exact.gather(1, found[:, None]).squeeze(1)
             torch.testing.assert_close(found_logprobs.double(), exact_logprobs, rtol=1e-6, atol=2e-6)
+
+
+def check_greedy(device: str) -> None:
+    """A temperature of 0 takes the first of the likeliest tokens that may be drawn, whatever the key."""
+    from lightning_cispo.kernels.decoding.sample_triton import Draw, sample_triton
+
+    generator = torch.Generator().manual_seed(0)
+    for vocabulary in (70, 9000):
+        logits, wanted = tied(6, vocabulary, generator)
+        stops = logits.argmax(-1)[:, None].contiguous()
+        logits, wanted, stops = (x.to(device) for x in (logits, wanted, stops))
+        key, count = torch.arange(6, device=device), torch.full((6,), 3, device=device)
+        draw = Draw(torch.zeros(6, device=device), key, count, torch.tensor([0, 9] * 3, device=device))
+        found, logprobs = sample_triton(logits, draw, stops, bans=True)
+        assert torch.equal(found[::2], wanted[::2, 0]) and torch.equal(found[1::2], wanted[1::2, 1])
+        expected = ban(logits, stops, count < draw.least).log_softmax(-1).gather(1, found[:, None]).squeeze(1)
+        torch.testing.assert_close(logprobs, expected, rtol=1e-5, atol=1e-5)
 
 
 def check_records(device: str) -> None:
@@ -104,6 +122,6 @@ def torch_step(rows: Rows, logits: torch.Tensor) -> torch.Tensor:
 
 
 @interpreted
-@pytest.mark.parametrize("check", [check_draws, check_records])
+@pytest.mark.parametrize("check", [check_draws, check_greedy, check_records])
 def test_in_the_interpreter(check):
     check("cpu")
