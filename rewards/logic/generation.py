@@ -11,9 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 from lightning_cispo.rewards.logic.compact import COMPACT
+from lightning_cispo.rewards.logic.derived import settled
 from lightning_cispo.rewards.logic.families import ADMITTED, REJECTED, Judge
 from lightning_cispo.rewards.logic.puzzles import MAX_DIFFICULTY, PUZZLES
 from lightning_cispo.rewards.verdict import Problem
+
+_ATTEMPTS = 200
 
 
 def generate(family: str, params: Mapping[str, Any], seed: int, index: int) -> Problem:
@@ -26,7 +29,7 @@ def generate(family: str, params: Mapping[str, Any], seed: int, index: int) -> P
         return Problem(puzzle.question, puzzle.answer, "logic", family, {"data": puzzle.data})
     if family not in ADMITTED:
         raise ValueError(_unknown(family))
-    made = dataset(family, json.dumps(dict(params), sort_keys=True))[_position(seed, index)]
+    made, question, gold = _sound(family, params, seed, index)
     metadata = made["metadata"]
     entry: dict[str, Any] = {}
     if family in COMPACT:
@@ -35,10 +38,21 @@ def generate(family: str, params: Mapping[str, Any], seed: int, index: int) -> P
         # Once through JSON, so that what is scored is what travels.
         entry["metadata"] = json.loads(json.dumps(metadata))
         entry["params"] = dict(params)
-    return Problem(made["question"], str(made["answer"]), "logic", family, entry)
+    return Problem(question, gold, "logic", family, entry)
 
 
-def _position(seed: int, index: int) -> int:
+def _sound(family: str, params: Mapping[str, Any], seed: int, index: int) -> tuple[dict[str, Any], str, str]:
+    """The index's first problem whose gold can be derived from its question: the library's entry, question and gold."""
+    problems = dataset(family, json.dumps(dict(params), sort_keys=True))
+    for attempt in range(_ATTEMPTS):
+        made = problems[_position(seed, f"{index}/{attempt}" if attempt else index)]
+        found = settled(family, made["question"], str(made["answer"]))
+        if found:
+            return made, *found
+    raise ValueError(f"{family}: none of {_ATTEMPTS} problems in a row has one answer with params {dict(params)}")
+
+
+def _position(seed: int, index: int | str) -> int:
     # The library draws from Random(seed + index): neighbouring seeds would share all but one of their problems.
     return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest(), "big")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_cispo.rewards.answer import final_text, same_value
 from lightning_cispo.rewards.judgement import Call, Decision
 from lightning_cispo.rewards.logic.families import ADMITTED, Judge
+from lightning_cispo.rewards.logic.forms import same_form
 from lightning_cispo.rewards.logic.puzzles import PUZZLES
 from lightning_cispo.rewards.verdict import Problem
 
@@ -28,5 +29,8 @@ def judge(problem: Problem, text: str) -> Decision | Call:
         return Decision(False, "not the answer")
     if len(answer) > MAX_ANSWER_CHARS:
         return Decision(False, f"answer of more than {MAX_ANSWER_CHARS} characters")
+    if ADMITTED[problem.task] is Judge.form:
+        right = same_form(problem.task, answer, problem.answer)
+        return Decision(right, "" if right else "not the answer")
     args = (problem.task, problem.entry["params"], answer, problem.answer, problem.entry["metadata"])
     return Call("lightning_cispo.rewards.logic.library:score", args)
