@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from lightning_cispo.configs.check import check
-from lightning_cispo.configs.errors import ConfigError, refusals
+from lightning_cispo.configs.errors import ConfigError, first_line, refusals, require
+from lightning_cispo.configs.file import read_yaml, to_yaml
 from lightning_cispo.configs.keys import refuse_unknown, type_of, wanted
+from lightning_cispo.configs.resume import CHANGEABLE, changed_rates, may_change
 from lightning_cispo.configs.schema import RunConfig
 from lightning_cispo.configs.usage import FOLDER, groups, usage
 from lightning_cispo.configs.warn import warnings
+from lightning_cispo.configs.words import Sweep, value_of
 
-# What may change when a run goes on; all else would make it another run.
-RESUMABLE = ("resume", "dry_run", "steps", "tracking", "cluster", "evaluation", "checkpoints")
+__all__ = ["load_config", "load_yaml", "main_config", "to_yaml"]
+
+_HELP = {"-h", "--help"}
+_KEY = re.compile(r"\+{0,2}([A-Za-z_][\w.\[\]]*)")
 
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
+class Setting(NamedTuple):
+    """One `key=value` of the command line."""
+
+    typed: str
+    key: str
+    value: Any  # a group's option, or the value by the key's type
+
+
 def load_config(overrides: Sequence[str], data_shorthand: bool = False) -> RunConfig:
-    """Compose configs/config.yaml with Hydra overrides (`model=small`, `steps=20`).
+    """Compose configs/config.yaml with overrides (`model=small`, `steps=20`); the last of a key counts.
 
     With `resume=<run folder>` the folder's config.yaml is the base instead. `data_shorthand` reads
     `data=<file or hub name>` as what to evaluate on. Raises ConfigError.
     """
-    parsed = [_parse(text) for text in (_file_data(overrides) if data_shorthand else overrides)]
-    resume = [override.value() for override in parsed if override.key_or_group == "resume"]
-    if resume and resume[-1] is not None:
-        return _resumed(str(resume[-1]), parsed)
-    lines = [f"{override.key_or_group}={override.get_value_element_as_str()}" for override in parsed]
-    with initialize_config_dir(str(FOLDER), version_base="1.3"):
-        return _checked(lambda: compose("config", lines), lines, trains=not data_shorthand)
+    config, _ = _composed(overrides, data_shorthand)
+    check(config, trains=not data_shorthand or config.resume is not None)
+    return config
 
 
 def load_yaml(path: str | Path) -> RunConfig:
     """A whole configuration from one file, as `to_yaml` writes it. Raises ConfigError."""
-    return _checked(lambda: _merged(path), trains=False)
-
-
-def to_yaml(config: RunConfig) -> str:
-    """Every key with its value, as YAML that `load_yaml` reads."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    config = _plain(lambda: read_yaml(path), ())
+    check(config, trains=False)
+    return config
 
 
 def main_config(
@@ -58,23 +63,52 @@ def main_config(
     arguments: Sequence[str] | None,
     *preflight: Callable[[RunConfig], None],
     data_shorthand: bool = False,
+    packages: Sequence[str] = (),
 ) -> RunConfig:
     """A program's configuration. Prints help, warnings, or one `error:` line with exit code 2, whichever is due.
 
     `command` is its name in the help. Without `arguments` those of the command line count. `preflight` are further
-    checks, which raise ConfigError.
+    checks, which raise ConfigError; before them `packages` must be installed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        print(usage(command))
-        raise SystemExit(0)
     with refusals():
-        config = load_config(arguments, data_shorthand)
+        if _HELP & set(arguments):
+            print(_help(command, arguments, data_shorthand))
+            raise SystemExit(0)
+        config, notes = _composed(arguments, data_shorthand)
+        check(config, trains=not data_shorthand or config.resume is not None)
+        require(command, *packages)
         for checked in preflight:
             checked(config)
-    for warning in warnings(config):
+    for warning in [*notes, *warnings(config)]:
         print(f"warning: {warning}", file=sys.stderr)
     return config
+
+
+def _help(command: str, arguments: Sequence[str], data_shorthand: bool) -> str:
+    """The help, or of `--help algorithm` that section, with the values that the other arguments make."""
+    sections = [text for text in arguments if "=" not in text and not text.startswith("-")]
+    config, _ = _composed([text for text in arguments if text not in _HELP and text not in sections], data_shorthand)
+    return usage(command, config, sections)
+
+
+def _composed(overrides: Sequence[str], data_shorthand: bool) -> tuple[RunConfig, list[str]]:
+    """The configuration without the checks of its values, and what to warn of."""
+    settings = [_parse(text) for text in (_file_data(overrides) if data_shorthand else overrides)]
+    resume = [setting.value for setting in settings if setting.key == "resume"]
+    if resume and resume[-1]:
+        return _resumed(str(resume[-1]), settings)
+    chosen = [f"{setting.key}={setting.value}" for setting in settings if setting.key in groups()]
+
+    def build() -> DictConfig:
+        with initialize_config_dir(str(FOLDER), version_base="1.3"):
+            composed = compose("config", chosen)
+        for setting in settings:
+            if setting.key not in groups():
+                OmegaConf.update(composed, setting.key, setting.value)
+        return composed
+
+    return _plain(build, settings), []
 
 
 def _file_data(overrides: Sequence[str]) -> list[str]:
@@ -90,79 +124,68 @@ def _file_data(overrides: Sequence[str]) -> list[str]:
     return written
 
 
-def _parse(text: str) -> Override:
+def _parse(text: str) -> Setting:
     if text.startswith("-"):
         raise ConfigError(f"unknown option {text}: settings are written key=value, without dashes; --help lists them")
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        raise ConfigError(
-            f"{text}: must read key=value; put a value with special characters in quotes of its own: 'key=\"value\"'"
-        ) from None
-    key, options = override.key_or_group, groups()
-    if override.is_delete():
+    if text.startswith("~"):
         raise ConfigError(f"{text}: keys can't be taken away; set one to null where it may be empty")
-    if override.is_sweep_override():
-        raise ConfigError(f"{text}: one run takes one value; a list goes in brackets: {key}=[...]")
+    written, equals, value = text.partition("=")
+    found = _KEY.fullmatch(written)
+    if not found or not equals:
+        raise ConfigError(f"{text}: must read key=value, such as steps=20")
+    key, options = found[1], groups()
     if key in options:
-        if override.value() not in options[key]:
+        if value not in options[key]:
             raise ConfigError(f"{text}: must be one of {', '.join(options[key])}")
-    else:
-        type_of(key)
-        refuse_unknown(override.value(), f"{key}.")
-    override.type = OverrideType.CHANGE  # a `+` adds nothing where every key exists
-    return override
-
-
-def _merged(path: str | Path) -> DictConfig:
+        return Setting(text, key, value)
+    kind = type_of(key)
     try:
-        given = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except Exception as error:  # the YAML library has no common base class for what it finds malformed
-        raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from None
-    try:
-        refuse_unknown(OmegaConf.to_container(given))
-        return OmegaConf.merge(OmegaConf.structured(RunConfig), given)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_explained(error, ())}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        setting = Setting(text, key, value_of(value, kind))
+    except Sweep:
+        raise ConfigError(f"{text}: one run takes one value; a list goes in brackets: {key}=[...]") from None
+    except ValueError as error:
+        raise ConfigError(f"{text}: must read key=value with {wanted(kind)}: {first_line(error)}") from None
+    refuse_unknown(setting.value, f"{key}.")
+    return setting
 
 
-def _resumed(folder: str, overrides: list[Override]) -> RunConfig:
+def _resumed(folder: str, settings: list[Setting]) -> tuple[RunConfig, list[str]]:
     path = Path(folder)
     if not (path / "config.yaml").is_file():
         raise ConfigError(f"resume={folder}: must be the folder of a run; there is no {path / 'config.yaml'}")
+    changed: dict[str, tuple[object, object]] = {}
 
     def build() -> DictConfig:
-        stored = _merged(path / "config.yaml")
-        for override in overrides:
-            key = override.key_or_group
-            if key in groups():
-                raise ConfigError(f"{override.input_line}: a resumed run keeps its configuration; leave {key} out")
-            before = OmegaConf.select(stored, key)
-            OmegaConf.update(stored, key, override.value())
-            if OmegaConf.select(stored, key) != before and key.split(".")[0] not in RESUMABLE:
+        stored = read_yaml(path / "config.yaml")
+        for setting in settings:
+            if setting.key in groups():
+                raise ConfigError(f"{setting.typed}: a resumed run keeps its configuration; leave {setting.key} out")
+            before = OmegaConf.select(stored, setting.key)
+            OmegaConf.update(stored, setting.key, setting.value)
+            now = OmegaConf.select(stored, setting.key)
+            if now == before or setting.key == "resume":
+                continue
+            if not may_change(setting.key):
                 raise ConfigError(
-                    f"{override.input_line}: can't change when a run is resumed (it has {before}); "
-                    f"these can: {', '.join(RESUMABLE[1:])}"
+                    f"{setting.typed}: can't change when a run is resumed (it has {before}); "
+                    f"these can: {', '.join(CHANGEABLE)}"
                 )
+            changed[setting.key] = before, now
         stored.runs_dir, stored.name = str(path.resolve().parent), path.resolve().name
         return stored
 
-    return _checked(build, [str(override.input_line) for override in overrides])
+    config = _plain(build, settings)
+    return config, changed_rates(changed)
 
 
-def _checked(build: Callable[[], DictConfig], overrides: Sequence[str] = (), trains: bool = True) -> RunConfig:
-    """Build, convert to plain objects, check; every way of being wrong leaves as a ConfigError."""
+def _plain(build: Callable[[], DictConfig], settings: Sequence[Setting]) -> RunConfig:
+    """Build and convert to plain objects; every way of being wrong leaves as a ConfigError."""
     try:
         composed = build()
         refuse_unknown(OmegaConf.to_container(composed))
         config: Any = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explained(error, overrides)) from None
-    check(config, trains)
+        raise ConfigError(_explained(error, [setting.typed for setting in settings])) from None
     return config
 
 
@@ -171,18 +194,17 @@ def _explained(error: BaseException, overrides: Sequence[str]) -> str:
     cause: BaseException | None = error
     while cause is not None and not getattr(cause, "full_key", None):
         cause = cause.__cause__ or cause.__context__
-    if cause is None or isinstance(cause, InterpolationResolutionError):
-        return f"{cause.full_key}: {_first_line(cause)}" if cause else _first_line(error)
+    if isinstance(cause or error, (InterpolationResolutionError, GrammarParseError)):
+        named = f"{cause.full_key}: " if cause else ""  # type: ignore[attr-defined]
+        return f"{named}{first_line(cause or error)}; for the text itself write \\${{"
+    if cause is None:
+        return first_line(error)
     key = str(cause.full_key)  # type: ignore[attr-defined]
-    given = next((line for line in reversed(overrides) if line.startswith(f"{key}=")), None)
+    given = next((line for line in reversed(overrides) if line.lstrip("+").startswith(f"{key}=")), None)
     if given is None:  # inside a list or mapping, or in a file
-        given = next((line for line in overrides if line in str(error)), "")
+        given = next((line for line in overrides if key.startswith(line.lstrip("+").partition("=")[0] + ".")), "")
         given = f"{given}: {key}" if given else key
     try:
         return f"{given}: must be {wanted(type_of(key))}"
     except ConfigError:  # the key is only the end of one
-        return f"{given}: {_first_line(cause)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{given}: {first_line(cause)}"

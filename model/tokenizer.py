@@ -24,6 +24,7 @@ _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that Unicode gives no meani
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Not "special": these are the model's words, and decoding must keep them even where special tokens are skipped.
 _TAGS = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
+BYTES_SIZE = 256 + len(_MARKERS) + len(_TAGS)  # tokens of "bytes"
 
 
 class TokenizerError(ValueError):

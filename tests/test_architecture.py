@@ -88,6 +88,44 @@ def test_light_rooms_import_neither_torch_nor_ray(room):
     assert found.stdout.strip() == "[]"
 
 
+REFUSED_AND_HELP = [
+    *(f"{command} --help" for command in ("train", "sft", "evaluate", "serve", "report", "describe", "grade", "bench")),
+    "train --help algorithm algorithm.group_size=4",
+    "train steps=abc",
+    "train algorithm.grop_size=4",
+    "train experiment=gsm8k data.train=nowhere.jsonl",
+    "train checkpoint=nowhere",
+    "train data.tokenizer=./nowhere",
+    "train model.vocab_size=100",
+    "train data.tasks=[{family:gcdd}]",
+    "train resume=nowhere",
+    "sft warm_start.steps=0",
+    "evaluate checkpoint=nowhere",
+    "serve",
+    "serve slots=0 checkpoint=x",
+    "report",
+    "describe model=nothing",
+    "grade",
+    "bench data=nowhere",
+]
+
+
+def test_help_and_refusals_load_no_heavy_package():
+    """Of a typing error one hears at once. In one interpreter, where nothing else has loaded them."""
+    script = (
+        "import sys\n"
+        "from lightning_cispo.launch.cli import main\n"
+        f"for line in {REFUSED_AND_HELP!r}:\n"
+        "    try: code = main(line.split())\n"
+        "    except SystemExit as end: code = end.code\n"
+        "    assert code == (0 if '--help' in line else 2), (line, code)\n"
+        "    heavy = {'torch', 'ray', 'deepspeed', 'transformers', 'datasets', 'wandb'} & sys.modules.keys()\n"
+        "    assert not heavy, (line, heavy)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
 def test_top_level_folders_are_the_rooms():
     tops = {path.relative_to(ROOT).parts[0] for path in sources() if len(path.relative_to(ROOT).parts) > 1}
     assert tops - {".ci", ".github", "docs"} == {*STAIR, *BESIDE, "tests"}

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 
 from lightning_cispo.configs.errors import refusals
 from lightning_cispo.configs.load import main_config
-from lightning_cispo.train.conclude import conclude
-from lightning_cispo.train.interrupt import at_once
-from lightning_cispo.train.loop import train
-from lightning_cispo.train.plan import describe
-from lightning_cispo.train.preflight import preflight
-from lightning_cispo.train.run import Run
+from lightning_cispo.train.preflight import PACKAGES, preflight
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code. `arguments` are those of the command line unless given."""
-    config = main_config("cispo train", arguments, preflight)
+    config = main_config("cispo train", arguments, preflight, packages=PACKAGES)
     if config.dry_run:
+        from lightning_cispo.train.plan import describe
+
         print(describe(config))
         return 0
+    # Ray, torch and DeepSpeed load for an accepted configuration alone: a refusal takes no seconds.
+    from lightning_cispo.train.conclude import conclude
+    from lightning_cispo.train.interrupt import at_once
+    from lightning_cispo.train.loop import train
+    from lightning_cispo.train.run import Run
+
     with refusals(), at_once(), Run(config) as run:
         train(run)
     return conclude(run)

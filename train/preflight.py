@@ -1,4 +1,8 @@
-"""Checks that look at files, tokenizers and task families, and start nothing."""
+"""Checks that look at files, tokenizers and task families, and start nothing.
+
+The cheap ones come first, and each imports what it needs: torch and transformers load only for a configuration that has
+passed all others.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,15 @@ import re
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig, TrackingMode
-from lightning_cispo.launch.ray_cluster import check_address
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config
-from lightning_cispo.model.tokenizer import TokenizerError, encode, load_tokenizer
-from lightning_cispo.rewards import logic
-from lightning_cispo.rewards.grader import check_verifier
-from lightning_cispo.rl.curriculum import Courses
-from lightning_cispo.rl.demonstrations import demonstration
-from lightning_cispo.rl.types import Prompt
-from lightning_cispo.train.data_files import check_source
 from lightning_cispo.train.folder import last_checkpoint
 from lightning_cispo.train.state import load_state
 from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder
+
+# What the programs of this room need beyond a light installation.
+PACKAGES = ("numpy", "torch", "deepspeed", "ray", "transformers", "datasets")
 
 
 def preflight(config: RunConfig) -> None:
@@ -33,12 +30,17 @@ def preflight(config: RunConfig) -> None:
     _check_runs_dir(config)
     _check_tracking(config)
     _check_resume(config)
-    _check_vocabulary(config, _checked_shape(config))
-    _check_tasks(config)
-    _check_files(config)
-    _check_devices(config)
+    shape = _checked_shape(config)
+    _check_tokenizer_name(config, shape)
+    _check_offload(config)
     if config.cluster.address:
+        from lightning_cispo.launch.ray_cluster import check_address
+
         check_address(config.cluster.address)
+    _check_files(config)
+    _check_tasks(config)
+    _check_vocabulary(config, shape)
+    _check_devices(config)
 
 
 def _check_runs_dir(config: RunConfig) -> None:
@@ -85,15 +87,32 @@ def _checked_shape(config: RunConfig) -> ModelConfig:
     return network_config(config)
 
 
+def _check_tokenizer_name(config: RunConfig, model: ModelConfig) -> None:
+    """What can be said of a tokenizer without loading it."""
+    name = tokenizer_name(config)
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise ConfigError(f"data.tokenizer={config.data.tokenizer}: {name}: no such folder")
+    from lightning_cispo.model.tokenizer import BYTES, BYTES_SIZE
+
+    if name == BYTES:
+        _check_size(config, BYTES_SIZE, model)
+
+
+def _check_size(config: RunConfig, tokens: int, model: ModelConfig) -> None:
+    if tokens > model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={model.vocab_size}: data.tokenizer={config.data.tokenizer} has {tokens} tokens"
+        )
+
+
 def _check_vocabulary(config: RunConfig, model: ModelConfig) -> None:
+    from lightning_cispo.model.tokenizer import TokenizerError, encode, load_tokenizer
+
     try:
         tokenizer = load_tokenizer(tokenizer_name(config))
     except TokenizerError as error:
         raise ConfigError(f"data.tokenizer={config.data.tokenizer}: {error}") from None
-    if len(tokenizer) > model.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size={model.vocab_size}: data.tokenizer={config.data.tokenizer} has {len(tokenizer)} tokens"
-        )
+    _check_size(config, len(tokenizer), model)
     sampling = config.sampling
     closing = len(encode(tokenizer, sampling.closing_text)) if sampling.thinking_tokens else 0
     if sampling.thinking_tokens + closing >= sampling.max_tokens:
@@ -104,6 +123,12 @@ def _check_vocabulary(config: RunConfig, model: ModelConfig) -> None:
 
 
 def _check_tasks(config: RunConfig) -> None:
+    import numpy as np
+
+    from lightning_cispo.rewards import logic
+    from lightning_cispo.rl.demonstrations import demonstration
+    from lightning_cispo.rl.types import Prompt
+
     for index, task in enumerate(config.data.tasks):
         wrong = logic.check_params(task.family, task.params) or _check_course(task)
         if wrong:
@@ -125,6 +150,9 @@ def _check_course(task: TaskConfig) -> str | None:
     """Both ends of a curriculum, which the family must take, and its rates."""
     if task.curriculum is None:
         return None
+    from lightning_cispo.rewards import logic
+    from lightning_cispo.rl.curriculum import Courses
+
     course = task.curriculum
     try:
         Courses([task])
@@ -138,6 +166,9 @@ def _check_files(config: RunConfig) -> None:
     data = config.data
     if not data.train and not data.eval:
         return
+    from lightning_cispo.rewards.grader import check_verifier
+    from lightning_cispo.train.data_files import check_source
+
     if data.answer_pattern is not None:
         try:
             groups = re.compile(data.answer_pattern).groups
@@ -154,15 +185,25 @@ def _check_files(config: RunConfig) -> None:
             check_source(key, source, data)
 
 
+def _check_offload(config: RunConfig) -> None:
+    if config.learner.offload and not config.cluster.address and gpu_count() == 0:
+        raise ConfigError("learner.offload=true: there is no GPU here whose memory it would spare")
+
+
+def gpu_count() -> int:
+    """GPUs that this process may use. Loads torch only where the system has a device file of one."""
+    if not any(next(Path("/dev").glob(name), None) for name in ("nvidia[0-9]*", "dxg", "kfd")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _check_devices(config: RunConfig) -> None:
     if config.cluster.address:  # its machines are not looked at
         config.learner.world_size = config.learner.world_size or 2
         return
-    import torch
-
-    gpus, ranks = torch.cuda.device_count(), config.learner.world_size
+    gpus, ranks = gpu_count(), config.learner.world_size
     config.learner.world_size = ranks or (1 if gpus == 1 else 2)
-    if config.learner.offload and not gpus:
-        raise ConfigError("learner.offload=true: there is no GPU here whose memory it would spare")
     if 0 < gpus < ranks:
         raise ConfigError(f"learner.world_size={ranks}: a rank needs a GPU of its own, and here are {gpus}")

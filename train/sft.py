@@ -9,22 +9,25 @@ from pathlib import Path
 from lightning_cispo.configs.errors import ConfigError, refusals
 from lightning_cispo.configs.load import main_config
 from lightning_cispo.configs.schema import RunConfig
-from lightning_cispo.train.conclude import conclude
 from lightning_cispo.train.folder import last_checkpoint
-from lightning_cispo.train.interrupt import at_once
-from lightning_cispo.train.plan import describe
-from lightning_cispo.train.preflight import preflight
-from lightning_cispo.train.run import Run
+from lightning_cispo.train.preflight import PACKAGES, preflight
 from lightning_cispo.train.state import load_state
-from lightning_cispo.train.warm_start import warm_start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code. `arguments` are those of the command line unless given."""
-    config = main_config("cispo sft", arguments, preflight, _something_to_do)
+    config = main_config("cispo sft", arguments, _something_to_do, preflight, packages=PACKAGES)
     if config.dry_run:
+        from lightning_cispo.train.plan import describe
+
         print(describe(config))
         return 0
+    # Loaded for an accepted configuration alone, as in train/__main__.py.
+    from lightning_cispo.train.conclude import conclude
+    from lightning_cispo.train.interrupt import at_once
+    from lightning_cispo.train.run import Run
+    from lightning_cispo.train.warm_start import warm_start
+
     with refusals(), at_once(), Run(config) as run:
         if warm_start(run):
             run.publish(0)

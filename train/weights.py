@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lightning_cispo.configs.schema import ModelConfig, RunConfig
 from lightning_cispo.model.hf_config import read_config
 from lightning_cispo.train.state import finished_checkpoints
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _PART_BYTES = 1 << 28

@@ -6,25 +6,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lightning_cispo.configs.errors import ConfigError, refusals
+from lightning_cispo.configs.errors import ConfigError, refusals, require
 from lightning_cispo.configs.schema import Precision, ServeConfig
+from lightning_cispo.configs.settings import read_settings
 from lightning_cispo.configs.usage import settings_usage
-from lightning_cispo.model import checkpoint
-from lightning_cispo.model.generation.engine import Engine
 from lightning_cispo.model.hf_config import CheckpointError, read_config
-from lightning_cispo.model.network import MiniMax
-from lightning_cispo.model.serve.app import Server
-from lightning_cispo.model.serve.runner import Runner
-from lightning_cispo.model.spelling import spellings
-from lightning_cispo.model.tokenizer import TokenizerError, load_tokenizer
+
+if TYPE_CHECKING:
+    from lightning_cispo.model.serve.app import Server
 
 _SHUTDOWN_S = 1.0
 
@@ -32,11 +23,13 @@ _SHUTDOWN_S = 1.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until a signal ends it. `arguments` are those of the command line unless given."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(given):
-        print(settings_usage("cispo serve", ServeConfig()))
-        return
     with refusals():
+        if asked := {"-h", "--help"} & set(given):
+            typed = [argument for argument in given if argument not in asked]
+            print(settings_usage("cispo serve", read_settings(ServeConfig, typed)))
+            return
         config = settings(given)
+        require("cispo serve", "torch", "aiohttp", "transformers", "safetensors")
         server = build(config)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
@@ -50,12 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _is_no_clients_fault(record: logging.LogRecord) -> bool:
     """aiohttp logs malformed HTTP, which its clients are told of, as if the server had failed."""
+    from aiohttp import web
+    from aiohttp.http_exceptions import HttpProcessingError
+
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (HttpProcessingError, web.RequestPayloadError))
 
 
 def serve(server: Server, config: ServeConfig) -> None:
     """Until a signal ends it. Raises ConfigError for an address that can't be had."""
+    from aiohttp import web
+
     try:
         # handler_cancellation: a client that leaves takes its request with it. The timeout, which is waited for twice,
         # is for clients that don't read how their requests ended.
@@ -68,17 +66,7 @@ def serve(server: Server, config: ServeConfig) -> None:
 
 def settings(arguments: list[str]) -> ServeConfig:
     """The settings of a command line of key=value. Raises ConfigError."""
-    known = vars(ServeConfig())
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals or key not in known:
-            wrong = "unknown key" if equals else "settings are written key=value"
-            raise ConfigError(f"{argument}: {wrong}; there are {', '.join(known)}")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(ServeConfig), OmegaConf.from_dotlist(arguments))
-        config: Any = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    config = read_settings(ServeConfig, arguments)
     if config.checkpoint is None:
         raise ConfigError("checkpoint=null: name a folder in Hugging Face's format, or a run's")
     for key in ("slots", "max_length", "prefill_tokens", "repetition_tokens", "max_waiting", "max_body_mb"):
@@ -96,6 +84,17 @@ def settings(arguments: list[str]) -> ServeConfig:
 
 def build(config: ServeConfig) -> Server:
     """Weights, tokenizer and engine behind a server. Raises ConfigError."""
+    # Loaded for accepted settings alone: a refusal takes no seconds.
+    import torch
+
+    from lightning_cispo.model import checkpoint
+    from lightning_cispo.model.generation.engine import Engine
+    from lightning_cispo.model.network import MiniMax
+    from lightning_cispo.model.serve.app import Server
+    from lightning_cispo.model.serve.runner import Runner
+    from lightning_cispo.model.spelling import spellings
+    from lightning_cispo.model.tokenizer import TokenizerError, load_tokenizer
+
     if config.threads:
         torch.set_num_threads(config.threads)
     folder = _weights_folder(str(config.checkpoint))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.keys import all_keys, type_of
 from lightning_cispo.configs.load import load_config, load_yaml, main_config, to_yaml
+from lightning_cispo.configs.resume import CHANGEABLE, WARNED
 from lightning_cispo.configs.schema import Anchor, ChatTemplate, RunConfig, TaskConfig
 from lightning_cispo.configs.usage import groups
 from tests.conftest import ROOT
@@ -155,6 +157,66 @@ def test_resume_refuses_what_would_make_another_run(run_folder, override, said):
     assert said in refusal(f"resume={run_folder}", override)
 
 
+HARDWARE = [
+    "rollout.workers=5",
+    "rollout.slots=99",
+    "rollout.kv_tokens=9999",
+    "rollout.prefill_tokens=512",
+    "rollout.threads=3",
+    "learner.threads=3",
+    "learner.micro_batch_tokens=9999",
+    "learner.activation_checkpointing=true",
+    "rewards.processes=7",
+    "rewards.judge.url=http://elsewhere/v1",
+    "tracking.progress=false",
+    "evaluation.samples=3",
+    "evaluation.every=7",
+    "checkpoints.keep=9",
+    "cluster.address=auto",
+    "steps=77",
+]
+
+
+@pytest.mark.parametrize("override", HARDWARE)
+def test_resume_takes_what_changes_no_result(run_folder, override, capsys):
+    key, _, value = override.partition("=")
+    assert str(attrgetter(key)(main_config("cispo train", [f"resume={run_folder}", override]))).lower() == value
+    assert "bend" not in capsys.readouterr().err
+
+
+def test_resume_takes_another_learning_rate_with_a_word_of_warning(run_folder, capsys):
+    config = main_config("cispo train", [f"resume={run_folder}", "optimizer.lr=3e-5"])
+    assert config.optimizer.lr == 3e-5
+    assert "warning: optimizer.lr=3e-05: from here on, instead of 0.0001" in capsys.readouterr().err
+    main_config("cispo train", [f"resume={run_folder}", "optimizer.lr=1e-4"])
+    assert "optimizer.lr" not in capsys.readouterr().err
+
+
+def test_every_key_that_resume_takes_is_one():
+    for name in (*CHANGEABLE, *WARNED):
+        assert any(key == name or key.startswith(f"{name}.") for key in all_keys())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "learner.world_size=2",
+        "learner.zero_stage=2",
+        "learner.precision=bfloat16",
+        "rollout.recompute=true",
+        "rewards.timeout_s=9",
+        "rewards.judge.model=other",
+        "sampling.temperature=0.5",
+        "optimizer.beta1=0.5",
+        "data.instruction=x",
+        "model.hidden_size=64",
+        "warm_start.steps=9",
+    ],
+)
+def test_resume_refuses_what_changes_results(run_folder, override):
+    assert refusal(f"resume={run_folder}", override).startswith(f"{override}: can't change when a run is resumed")
+
+
 def test_resume_wants_a_run_folder(tmp_path):
     assert "must be the folder of a run" in refusal(f"resume={tmp_path}")
 
@@ -202,6 +264,34 @@ def test_help_lists_every_group_and_key(capsys):
     assert all(f"  {key}=" in text for key in all_keys())
     assert "  experiment=gsm8k|quickstart|smoke" in text
     assert "absolute bounds of the importance weight" in text  # the schema's own comments
+
+
+def printed(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main_config("cispo train", arguments)
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_of_a_section_shows_its_keys_with_the_values_typed(capsys):
+    text = printed(capsys, "--help", "algorithm", "algorithm.group_size=4", "experiment=smoke")
+    keys = [line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ")]
+    assert keys == ["algorithm", *(key for key in all_keys() if key.startswith("algorithm."))]  # a group first
+    assert "  algorithm.group_size=4\n" in text and "algorithm.prompts_per_step=4\n" in text
+    text = printed(capsys, "warm_start.optimizer", "-h", "warm_start.optimizer.lr=0.5")
+    assert "  warm_start.optimizer.lr=0.5\n" in text and "algorithm." not in text
+    text = printed(capsys, "--help", "data", "data=gsm8k", "steps=3")
+    assert "  data=arithmetic|file|gsm8k" in text and "data.subset=main " in text and "steps=3" not in text
+
+
+def test_help_with_what_is_refused_says_so_in_a_line(capsys):
+    for arguments, said in (
+        (["--help", "algoritm"], "error: --help algoritm: no such section; did you mean algorithm?\n"),
+        (["--help", "steps=x"], "error: steps=x: must be an integer\n"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main_config("cispo train", arguments)
+        assert caught.value.code == 2 and capsys.readouterr().err == said
 
 
 def test_types_of_keys_follow_lists_and_mappings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import asdict
 
@@ -42,7 +43,8 @@ def test_what_is_right_passes_and_leaves_nothing(tmp_path, with_file):
 
 
 def test_a_run_followed_by_wandb_wants_it_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else found(name))
     common = "experiment=quickstart", f"runs_dir={tmp_path}"
     assert refusal(*common).startswith("tracking.mode=offline: wandb is not installed")
     preflight(load_config([*common, "tracking.mode=disabled"]))
@@ -140,18 +142,18 @@ def test_places_that_cannot_be_written(tmp_path):
 
 
 def test_offload_needs_a_gpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("lightning_cispo.train.preflight.gpu_count", lambda: 0)
     assert refusal("learner.offload=true").startswith("learner.offload=true: there is no GPU")
 
 
 @pytest.mark.parametrize(("gpus", "given", "ranks"), [(0, 0, 2), (1, 0, 1), (8, 0, 2), (0, 4, 4), (8, 4, 4)])
 def test_ranks_that_a_machine_carries(monkeypatch, tmp_path, gpus, given, ranks):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("lightning_cispo.train.preflight.gpu_count", lambda: gpus)
     config = load_config(["experiment=smoke", f"learner.world_size={given}", f"runs_dir={tmp_path}"])
     preflight(config)
     assert config.learner.world_size == ranks
 
 
 def test_a_rank_needs_its_own_gpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("lightning_cispo.train.preflight.gpu_count", lambda: 1)
     assert refusal("learner.world_size=2").startswith("learner.world_size=2: a rank needs a GPU of its own")
