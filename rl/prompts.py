@@ -35,7 +35,10 @@ class PromptStream:
     position: int = 0
 
     def take(self, count: int) -> list[Prompt]:
-        """The next `count` distinct prompts, in order. Raises ValueError when the source has too few."""
+        """The next `count` distinct prompts, in order. Curricula go down from levels with too few.
+
+        Raises ValueError when the source has too few.
+        """
         prompts: dict[int, Prompt] = {}
         misses = 0
         while len(prompts) < count:
@@ -46,7 +49,10 @@ class PromptStream:
                 misses = 0
                 continue
             misses += 1
-            if misses > _PATIENCE:
+            if misses > self.courses.patience(_PATIENCE):
+                if self.courses.retreat():
+                    misses = 0
+                    continue
                 raise ValueError(
                     f"data: only {len(prompts)} of {count} distinct prompts found; the rest are held out, repeated, "
                     "or longer than data.max_prompt_tokens"
@@ -90,11 +96,13 @@ def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: 
     evaluated = {p.id for p in _eval_file_prompts(data, make)} if data.eval else None
 
     def draw(position: int) -> Prompt | None:
-        prompt = make(problem_at(position))
-        if prompt is None:
-            return None
-        kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt)
-        return None if kept_back else prompt
+        problem = problem_at(position)
+        prompt = make(problem)
+        if prompt is not None:
+            kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt)
+            prompt = None if kept_back else prompt
+        courses.note(problem, usable=prompt is not None)
+        return prompt
 
     return PromptStream(draw, courses)
 

@@ -93,7 +93,11 @@ TABLE: dict[str, list[Metric]] = {
         Metric("eval/pass@<k>", "share", "chance that one of k responses is right: mean over problems with k verdicts"),
         Metric("eval/tokens_mean", "tokens", "sampled tokens of a response: mean"),
         Metric("eval/thinking", "share", "responses with a non-empty think block"),
-        Metric("curriculum/<family>/level", "level", "of the parameter that follows the pass rate, for the next step"),
+        Metric(
+            "curriculum/<task>/level",
+            "level",
+            "of the parameter that follows the pass rate; task: family, or family-place",
+        ),
         Metric("eval/task/<family>/pass@1", "share", "pass@1 within one task family"),
     ],
     "Rollout workers and verifiers": [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Curriculum:
     """One parameter of a family between `least` and `most`. After `window` responses at a level its pass rate decides:
     from `raise_at` on the level goes up by `step`, below `lower_at` down. A pure function of what it was told, so that
-    `level` and `recent` are all there is to save."""
+    `level`, `most` and `recent` are all there is to save."""
 
     least: int = 0
     most: int = 10
@@ -41,3 +41,11 @@ class Curriculum:
         elif rate < self.lower_at:
             self.level = max(self.least, self.level - self.step)
         self.recent.clear()
+
+    def retreat(self) -> bool:
+        """Go down a step for good, from a level that has too few problems. False at the lowest one."""
+        if self.level == self.least:
+            return False
+        self.level = self.most = max(self.least, self.level - self.step)
+        self.recent.clear()
+        return True
