@@ -124,7 +124,7 @@ class Rollouts:
             ray.get(self.workers[index].load_weights.remote(*self._weights))
 
     def metrics(self) -> dict[str, float]:
-        """`rollout/...` and `verify/...` of the last batch, all workers together."""
+        """`rollout/...` and `verify/...` of all batches since the last call, all workers together."""
         reports = ray.get([worker.statistics.remote() for worker in self.workers])
         columns = {name: [report[name] for report in reports] for name in reports[0]}
         judged: dict[str, float] = {}

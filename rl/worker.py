@@ -108,8 +108,8 @@ class RolloutWorker:
         """
         torch.set_num_threads(self.threads)  # a setting of the thread, not of the process
         self.engine.clear()
-        self.engine.stats, self._inbox = EngineStats(), _Inbox()
-        self._start_clock()
+        self._inbox = _Inbox()
+        self._start_round()
         groups: dict[int, OpenGroup] = {}
         self._submit(prompts, draw, groups)
         asked = False
@@ -142,8 +142,13 @@ class RolloutWorker:
             yield self._inbox.get()
 
     def _start_clock(self) -> None:
-        self._began = self._ended = time.monotonic()  # `generate`, and its last step
+        self._began = self._ended = time.monotonic()  # the last `generate`, and its last step
+        self._span_s = 0.0  # from beginning to last step, of those before
         self._busy_s = self._slot_s = 0.0  # seconds of steps, and of steps times slots in use
+
+    def _start_round(self) -> None:
+        self._span_s += self._ended - self._began
+        self._began = self._ended = time.monotonic()
 
     def _step(self) -> list[Completion]:
         with self._turn:
@@ -189,14 +194,14 @@ class RolloutWorker:
         )
 
     def statistics(self) -> dict[str, float]:
-        """Engine and grader counters of the last `generate`.
+        """Engine and grader counters of every `generate` since the last call: the rounds of a step, say.
 
         `occupancy` is the share of slots in use, by time from the start to the end of the last step: each step counts
         for its seconds times the slots that it had in use, and whatever the engine waited for counts as slots unused.
         """
         stats, slots = self.engine.stats, self.engine.slots
-        return {
-            "occupancy": self._slot_s / max(1e-9, slots * (self._ended - self._began)),
+        found = {
+            "occupancy": self._slot_s / max(1e-9, slots * (self._span_s + self._ended - self._began)),
             "prefill_tokens": stats.prefill_tokens,
             "saved_prefill_tokens": stats.saved_prefill_tokens,
             "tokens_per_s": stats.slot_steps / max(1e-9, self._busy_s),
@@ -204,6 +209,9 @@ class RolloutWorker:
             "preemptions": stats.preemptions,
             **self.grader.stats(reset=True),
         }
+        self.engine.stats = EngineStats()
+        self._start_clock()
+        return found
 
     def close(self) -> None:
         self.grader.close()

@@ -154,6 +154,7 @@ class Run:
         draw = Draw(options.samples, options.temperature, self.config.sampling.max_tokens, seed)
         with self.console.bar(len(prompts), "evaluate", "prompt") as bar:
             groups = self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
+        guarded(self.rollouts.metrics)  # else the next step's would count these responses too
         self.tracker.log_traces(self.state.step, groups, kind="eval", decode=self._decode)
         metrics = {**guarded(evaluation_metrics, groups), "time/evaluate_s": time.monotonic() - started}
         self.tracker.log(self.state.step, metrics)

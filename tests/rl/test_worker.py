@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
@@ -103,6 +104,22 @@ def test_occupancy_counts_the_time_that_the_engine_waits(worker, prompts, monkey
     list(answered(worker, prompts, before=wait))
     assert 0.3 < at_once <= 0.5  # a second of every step, and one between two
     assert worker.statistics()["occupancy"] < at_once / 10
+
+
+def test_statistics_cover_every_round_since_they_were_asked_for(worker, prompts, monkeypatch):
+    monkeypatch.setattr("lightning_cispo.rl.worker.time", SimpleNamespace(monotonic=itertools.count().__next__))
+    rounds = []
+    for part in (prompts[:2], prompts[2:6]):
+        list(worker.generate(part, DRAW))
+        rounds.append(worker.statistics())
+    for part in (prompts[:2], prompts[2:6]):
+        list(worker.generate(part, DRAW))
+    both = worker.statistics()
+    for name in ("prefill_tokens", "saved_prefill_tokens", "graded"):
+        assert both[name] == sum(each[name] for each in rounds) > 0, name
+    for name in ("occupancy", "tokens_per_s"):
+        assert min(each[name] for each in rounds) <= both[name] <= max(each[name] for each in rounds), name
+    assert worker.statistics()["prefill_tokens"] == worker.statistics()["occupancy"] == 0
 
 
 def test_forced_answers_are_left_out_of_the_loss(config, prompts, monkeypatch):
