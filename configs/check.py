@@ -84,6 +84,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     for key in (
         "rewards.timeout_s",
         "rewards.code.timeout_s",
+        "rewards.code.total_timeout_s",
         "rewards.judge.timeout_s",
     ):
         value = _value(config, key)

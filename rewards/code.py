@@ -1,6 +1,7 @@
 """Programs as answers: found in a response, and sent to a sandbox with one test after another.
 
-What is judged is the last fenced block after the last `</think>`, or all of that text if it holds no fence. Tests are
+What is judged is the last fenced block of Python after the last `</think>` (`fences.answer` says which), or all of that
+text if it holds no fence. Tests are
 either functions' (`setup`, `tests`: each a piece of Python that fails by raising, `entry_point`: what `candidate` means
 in them) or programs' (`cases`: pairs of standard input and expected output, compared whole, blanks at line ends
 aside). They stand in `Problem.entry`, or as JSON in `Problem.answer`; `prelude` is code put before the answer.
@@ -9,37 +10,40 @@ aside). They stand in `Problem.entry`, or as JSON in `Problem.answer`; `prelude`
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from lightning_cispo.rewards import fences
 from lightning_cispo.rewards.answer import final_text
 from lightning_cispo.rewards.judgement import Call, Decision
 from lightning_cispo.rewards.sandbox.levels import Isolation
+from lightning_cispo.rewards.sandbox.meter import backstop
 from lightning_cispo.rewards.verdict import Problem
 
 MAX_CODE_CHARS = 100_000
-# The sandbox keeps the run's deadline; the isolated process's own stands behind it, with room to start a sandbox.
-_BACKSTOP_S = 45.0
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*$", re.MULTILINE)
+_START_S = 45.0  # of two sandboxes, on a busy machine
 
 
 @dataclass(frozen=True)
 class CodeOptions:
-    """`timeout_s` seconds for all tests of an answer, each of a program's cases on its own, `memory_mb` MB of address
-    space for the judged process, which is all there is of it. `partial`: the part is the passed fraction."""
+    """`timeout_s` seconds for all tests of an answer, each of a program's cases on its own, `total_timeout_s` for a
+    program's cases together, `memory_mb` MB of address space for the judged process, which is all there is of it.
+    `partial`: the part is the passed fraction. Seconds are those of `sandbox.meter`: computed or slept."""
 
     min_isolation: str = "rlimits"
     timeout_s: float = 6.0
     memory_mb: int = 512
     partial: bool = False
+    total_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.min_isolation not in list(Isolation):
             raise ValueError(f"min_isolation={self.min_isolation}: one of {', '.join(Isolation)}")
         if not 0 < self.timeout_s < float("inf") or self.memory_mb < 64:
             raise ValueError(f"timeout_s={self.timeout_s}, memory_mb={self.memory_mb}: above 0 and at least 64")
+        if not 0 < self.total_timeout_s < float("inf"):
+            raise ValueError(f"total_timeout_s={self.total_timeout_s}: must be above 0")
 
 
 def judge(problem: Problem, text: str, options: CodeOptions) -> Decision | Call:
@@ -52,28 +56,18 @@ def judge(problem: Problem, text: str, options: CodeOptions) -> Decision | Call:
     wrong = check_tests(tests)
     if wrong:
         raise ValueError(f"{problem.task}: {wrong}")
-    limits = [Isolation(options.min_isolation).value, options.timeout_s, options.memory_mb, options.partial]
     kept = {key: tests[key] for key in ("setup", "tests", "entry_point", "cases", "prelude") if key in tests}
-    whole = _BACKSTOP_S + options.timeout_s * max(1, len(tests.get("cases", ())))
-    return Call("lightning_cispo.rewards.code_runner:grade", (code, kept, *limits), timeout_s=whole)
+    # The sandbox keeps the deadlines; the isolated process's own stands behind them.
+    seconds = options.total_timeout_s if "cases" in tests else 3 * options.timeout_s
+    whole = _START_S + backstop(options.timeout_s) + backstop(seconds)
+    limits = {**asdict(options), "min_isolation": Isolation(options.min_isolation).value}
+    return Call("lightning_cispo.rewards.code_runner:grade", (code, kept, limits), timeout_s=whole)
 
 
 def extract(text: str) -> str | None:
-    """The last fenced block, closed or not; without a fence the whole of what follows the thinking."""
+    """The block of code that is the answer; without a block the whole of what follows the thinking."""
     final = final_text(text)
-    if final is None:
-        return None
-    blocks, opened = [], None
-    for fence in _FENCE.finditer(final):
-        if opened is None:
-            opened = fence.end() + 1
-        elif not fence[1]:
-            blocks.append(final[opened : fence.start()])
-            opened = None
-    if opened is not None:
-        blocks.append(final[opened:])
-    code = blocks[-1] if blocks else final
-    return code if code.strip() else None
+    return None if final is None else fences.answer(final)
 
 
 def check_tests(tests: Any) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning_cispo.rewards.sandbox.box import Box, Ended, Late, NoIsolation, SandboxError, open_box
 from lightning_cispo.rewards.sandbox.levels import Isolation
+from lightning_cispo.rewards.sandbox.meter import backstop
 
 MAX_OUTPUT_BYTES = 4 << 20
 _TESTS_MEMORY_MB = 1024
@@ -18,17 +19,19 @@ _TESTS_MEMORY_MB = 1024
 _boxes: dict[tuple[str, str], Box] = {}
 
 
-def grade(
-    code: str, tests: dict[str, Any], min_isolation: str, timeout_s: float, memory_mb: int, partial: bool
-) -> dict[str, Any]:
-    """What `Grader` documents for a verifier, with parts `passed` (fraction) and `compiled`."""
+def grade(code: str, tests: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+    """What `Grader` documents for a verifier, with parts `passed` (fraction) and `compiled`.
+
+    `limits` are the fields of `CodeOptions`.
+    """
     source = (tests.get("prelude", "") + "\n" + code if tests.get("prelude") else code).encode("utf-8", "surrogatepass")
+    partial = limits["partial"]
     try:
-        box = _box("code", min_isolation)
+        box = _box("code", limits["min_isolation"])
         if "cases" in tests:
-            problems = _programs(box, source, tests["cases"], timeout_s, memory_mb)
+            problems = _programs(box, source, tests["cases"], limits, partial)
         else:
-            problems = _functions(box, source, tests, min_isolation, timeout_s, memory_mb)
+            problems = _functions(box, source, tests, limits)
     except SandboxError as error:
         _forget()
         if isinstance(error, NoIsolation):
@@ -63,14 +66,24 @@ def _forget() -> None:
 
 
 def _programs(
-    box: Box, source: bytes, cases: list[tuple[str, str]], timeout_s: float, memory_mb: int
+    box: Box, source: bytes, cases: list[tuple[str, str]], limits: dict[str, Any], partial: bool
 ) -> list[str | None]:
+    """What is wrong with each case; None for a right one. Cases after the first failure run only if `partial`."""
     problems: list[str | None] = []
+    left, end = limits["total_timeout_s"], time.monotonic() + backstop(limits["total_timeout_s"])
     for number, (given, wanted) in enumerate(cases, 1):
-        problem = _program(box, source, given, wanted, timeout_s, memory_mb)
+        seconds = min(limits["timeout_s"], left)
+        problem, spent = _program(box, source, given, wanted, seconds, limits["memory_mb"])
+        left -= spent
+        if time.monotonic() > end:
+            raise SandboxError("the machine is too busy for all cases")
         problems.append(None if problem is None else _numbered(problem, number))
-        if problem and problem.startswith(("compile error", "timeout")):
-            problems += [problems[-1]] * (len(cases) - number)  # it would be so again
+        if problem and (not partial or problem.startswith(("compile error", "timeout"))):
+            problems += [problems[-1]] * (len(cases) - number)  # where it is tried it would be so again
+            break
+        if left <= 0 and number < len(cases):
+            late = f"timeout: case {number + 1}: all cases together had {limits['total_timeout_s']:g} s"
+            problems += [late] * (len(cases) - number)
             break
     return problems
 
@@ -80,27 +93,31 @@ def _numbered(problem: str, number: int) -> str:
     return f"{kind}: case {number}: {rest}" if colon else f"{kind}: case {number}"
 
 
-def _program(box: Box, source: bytes, given: str, wanted: str, timeout_s: float, memory_mb: int) -> str | None:
-    run = box.run("program", memory_mb, time.monotonic() + timeout_s)
+def _program(
+    box: Box, source: bytes, given: str, wanted: str, seconds: float, memory_mb: int
+) -> tuple[str | None, float]:
+    """What is wrong, or None, and the seconds that it took."""
+    run = box.run("program", memory_mb, seconds, given.encode("utf-8", "surrogatepass"))
     try:
         run.send(source)
-        output = run.converse(given.encode("utf-8", "surrogatepass"), MAX_OUTPUT_BYTES)
-        code = run.finish(max(0.01, run.deadline - time.monotonic()))
+        output = run.output(MAX_OUTPUT_BYTES)
+        code = run.wait()
         complaint = run.complaint()
     except Late:
-        return f"timeout: not done after {timeout_s:g} s"
+        return f"timeout: not done after {seconds:g} s", run.meter.spent()
     except Ended as error:
-        return f"wrong: {error}"
+        return f"wrong: {error}", run.meter.spent()
     finally:
         run.finish()
         run.close()
+    problem = None
     if complaint.startswith("C"):
-        return f"compile error: {complaint[1:]}"
-    if code == -9 and time.monotonic() >= run.deadline:
-        return f"timeout: not done after {timeout_s:g} s"
-    if code:
-        return f"error: {complaint[1:] or _ending(code)}"
-    return None if _same_output(output.decode("utf-8", "replace"), wanted) else "wrong: not the expected output"
+        problem = f"compile error: {complaint[1:]}"
+    elif code:
+        problem = f"error: {complaint[1:] or _ending(code)}"
+    elif not _same_output(output.decode("utf-8", "replace"), wanted):
+        problem = "wrong: not the expected output"
+    return problem, run.meter.spent()
 
 
 def _same_output(given: str, wanted: str) -> bool:
@@ -113,12 +130,9 @@ def _ending(code: int) -> str:
     return f"it was ended by signal {-code}" if code < 0 else f"it ended with code {code}"
 
 
-def _functions(
-    box: Box, source: bytes, tests: dict[str, Any], min_isolation: str, timeout_s: float, memory_mb: int
-) -> list[str | None]:
-    deadline = time.monotonic() + timeout_s
-    count = len(tests["tests"])
-    run = box.run("candidate", memory_mb, deadline)
+def _functions(box: Box, source: bytes, tests: dict[str, Any], limits: dict[str, Any]) -> list[str | None]:
+    timeout_s, count = limits["timeout_s"], len(tests["tests"])
+    run = box.run("candidate", limits["memory_mb"], timeout_s)
     try:
         try:
             run.send(source)
@@ -129,7 +143,7 @@ def _functions(
             return [f"error: {error} before it could be called"] * count
         if ready:
             return [ready] * count
-        judging = _box("tests", min_isolation).run("tests", _TESTS_MEMORY_MB, deadline + timeout_s)
+        judging = _box("tests", limits["min_isolation"]).run("tests", _TESTS_MEMORY_MB, 2 * timeout_s)
         try:
             order = {"setup": tests.get("setup", ""), "tests": tests["tests"]}
             judging.send(json.dumps({**order, "entry_point": tests.get("entry_point", "")}).encode())

@@ -83,7 +83,8 @@ class DataConfig:
 @dataclass
 class CodeConfig:
     min_isolation: Isolation = Isolation.rlimits  # a sandbox of a lower level is refused
-    timeout_s: float = 6.0  # of all tests of an answer; of each case of a program
+    timeout_s: float = 6.0  # computed or slept, for all tests of an answer; for each case of a program
+    total_timeout_s: float = 60.0  # for all cases of a program together
     memory_mb: int = 512  # address space of the judged process
     partial: bool = False  # the fraction of tests that pass instead of all or nothing
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import select
 import socket
 import subprocess
-import time
 
 from lightning_cispo.rewards.sandbox.inside import STOP
 from lightning_cispo.rewards.sandbox.levels import Isolation, at_least, command
+from lightning_cispo.rewards.sandbox.meter import BRIEF_S, Meter, Starved
 from lightning_cispo.rewards.sandbox.wire import LENGTH, MAX_FRAME_BYTES
 
 START_S = 20.0
@@ -50,9 +51,17 @@ class Box:
 
     def __init__(self, level: Isolation):
         self.level = level
-        words = command(level)
-        if words is None:
-            raise SandboxError(f"no {level.value} on the PATH")
+        for proc in (True, False) if level is Isolation.bwrap else (True,):
+            words = command(level, proc)
+            if words is None:
+                raise SandboxError(f"no {level.value} on the PATH")
+            self._start(words)
+            if self._packet(START_S) == b"r":
+                return
+            wrong = self._last_words()
+        raise SandboxError(wrong)
+
+    def _start(self, words: list[str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -63,25 +72,39 @@ class Box:
                 env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"},
                 cwd="/",
             )
-        if self._packet(START_S) != b"r":
-            raise SandboxError(self._last_words())
 
-    def run(self, kind: str, memory_mb: int, deadline: float) -> Run:
-        """Starts a child: "candidate", "tests" or "program". `deadline` is by the monotonic clock."""
-        seconds = max(1, math.ceil(deadline - time.monotonic()) + 1)
-        order = {"run": kind, "memory_mb": memory_mb, "cpu_s": seconds}
+    def run(self, kind: str, memory_mb: int, seconds: float, given: bytes | None = None) -> Run:
+        """Starts a child: "candidate", "tests" or "program", the last with `given` as its standard input.
+
+        `seconds` are the child's own, by `Meter`.
+        """
+        order = {"run": kind, "memory_mb": memory_mb, "cpu_s": math.ceil(seconds) + 1}
         (their_in, ours_in), (ours_out, their_out), (ours_errors, their_errors) = (os.pipe() for _ in range(3))
+        theirs = [their_in, their_out, their_errors]
         try:
-            theirs = [their_in, their_out, their_errors]
+            if given is not None:
+                theirs.append(_file(given))
             socket.send_fds(self._control, [json.dumps(order).encode()], theirs)
+            meter = self._meter(seconds)
         except OSError as error:
             for descriptor in (ours_in, ours_out, ours_errors):
                 os.close(descriptor)
             raise SandboxError(f"the sandbox is gone: {error}") from None
         finally:
-            for descriptor in (their_in, their_out, their_errors):
+            for descriptor in theirs:
                 os.close(descriptor)
-        return Run(self, ours_in, ours_out, ours_errors, deadline)
+        return Run(self, ours_in, ours_out, ours_errors, meter)
+
+    def _meter(self, seconds: float) -> Meter:
+        """Of the child, once there is one. Raises OSError."""
+        self._control.settimeout(START_S)
+        message, descriptors, _, _ = socket.recv_fds(self._control, 64, 1)
+        if not descriptors:
+            raise OSError(message.decode() or self._last_words())
+        try:
+            return Meter(seconds, descriptors[0])
+        finally:
+            os.close(descriptors[0])
 
     def stop(self) -> None:
         """Ends the run under way."""
@@ -123,10 +146,13 @@ class Box:
 
 
 class Run:
-    """One child under way. What it writes is read up to a limit, and only as long as the deadline allows."""
+    """One child under way. What it writes is read up to a limit, and only as long as its meter allows.
 
-    def __init__(self, box: Box, into: int, out: int, errors: int, deadline: float):
-        self.box, self.into, self.out, self.errors, self.deadline = box, into, out, errors, deadline
+    The meter counts while something is awaited of the child.
+    """
+
+    def __init__(self, box: Box, into: int, out: int, errors: int, meter: Meter):
+        self.box, self.into, self.out, self.errors, self.meter = box, into, out, errors, meter
         self.code: int | None = None
         for descriptor in (into, out, errors):
             os.set_blocking(descriptor, False)
@@ -150,42 +176,32 @@ class Run:
             raise Ended(f"it announced {length} bytes")
         return self._exactly(length)
 
-    def converse(self, text: bytes, most: int) -> bytes:
-        """Writes `text`, closes, reads to the end. Raises Late, or Ended if more than `most` bytes come."""
-        found, left = bytearray(), memoryview(text)
-        poller = select.poll()
-        poller.register(self.out, select.POLLIN)
-        poller.register(self.into, select.POLLOUT)
-        while True:
-            events = dict(poller.poll(self._left_ms()))
-            if not events:
-                raise Late
-            if self.into in events:
-                try:
-                    left = left[os.write(self.into, left[: 1 << 16]) :]
-                except BlockingIOError:
-                    pass
-                except BrokenPipeError:
-                    left = left[:0]
-                if not left:
-                    poller.unregister(self.into)
-                    os.close(self.into)
-                    self.into = -1
-            if self.out in events:
-                part = os.read(self.out, 1 << 16)
-                if not part:
-                    return bytes(found)
-                found += part
-                if len(found) > most:
-                    raise Ended(f"more than {most} bytes of output")
+    def output(self, most: int) -> bytes:
+        """All that it writes, to the end. Raises Late, or Ended if more than `most` bytes come."""
+        found = bytearray()
+        while len(found) <= most:
+            self._wait(self.out, select.POLLIN)
+            part = os.read(self.out, 1 << 16)
+            if not part:
+                return bytes(found)
+            found += part
+        raise Ended(f"more than {most} bytes of output")
 
-    def finish(self, patience_s: float = 0.0) -> int:
-        """The exit code; after `patience_s` seconds the child is killed. Afterwards nothing of it is left."""
+    def wait(self) -> int:
+        """The exit code, once it has ended by itself. Raises Late."""
+        self.meter.start()
+        try:
+            while self.code is None:
+                self.code = self.box.exit_code(self._seconds())
+        finally:
+            self.meter.stop()
+        return self.code
+
+    def finish(self) -> int:
+        """The exit code; a child that hasn't ended is killed. Afterwards nothing of it is left."""
         if self.code is None:
-            code = self.box.exit_code(patience_s) if patience_s else None
-            if code is None:
-                self.box.stop()
-                code = self.box.exit_code()
+            self.box.stop()
+            code = self.box.exit_code()
             if code is None:
                 raise SandboxError("the sandbox doesn't answer")
             self.code = code
@@ -217,8 +233,33 @@ class Run:
     def _wait(self, descriptor: int, event: int) -> None:
         poller = select.poll()
         poller.register(descriptor, event)
-        if not poller.poll(self._left_ms()):
-            raise Late
+        with self.meter.brief():
+            if poller.poll(BRIEF_S * 1000):
+                return
+        self.meter.start()
+        try:
+            while not poller.poll(self._seconds() * 1000):
+                pass
+        finally:
+            self.meter.stop()
 
-    def _left_ms(self) -> float:
-        return max(0.0, self.deadline - time.monotonic()) * 1000
+    def _seconds(self) -> float:
+        """Until the next look at the meter. Raises Late, or SandboxError where the machine is too busy to judge."""
+        try:
+            left = self.meter.left()
+        except Starved as error:
+            raise SandboxError(f"the machine is too busy: {error}") from None
+        if not left:
+            raise Late
+        return left
+
+
+def _file(text: bytes) -> int:
+    """A descriptor of a file in memory that nobody can change."""
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(text)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor

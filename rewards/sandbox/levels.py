@@ -26,8 +26,9 @@ def at_least(minimum: Isolation) -> list[Isolation]:
     return levels[: levels.index(minimum) + 1]
 
 
-def command(level: Isolation) -> list[str] | None:
-    """None if the machine lacks the program for it."""
+def command(level: Isolation, proc: bool = True) -> list[str] | None:
+    """None if the machine lacks the program for it. `proc`: bubblewrap also mounts /proc, for /dev/stdin and its like,
+    which some containers forbid."""
     readable = _readable()
     needs = "either" if level is Isolation.bwrap else "landlock"
     bootstrap = (
@@ -51,6 +52,10 @@ def command(level: Isolation) -> list[str] | None:
     files = [argument for path in readable if not os.path.islink(path) for argument in ("--ro-bind-try", path, path)]
     links = [a for path in readable if os.path.islink(path) for a in ("--symlink", os.readlink(path), path)]
     devices = [a for name in ("null", "urandom") for a in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")]
+    if proc:
+        devices += ["--proc", "/proc", "--symlink", "/proc/self/fd", "/dev/fd"]
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            devices += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     rest = ["--ro-bind", own, "/judge/rewards/sandbox", *devices, "--remount-ro", "/", "--chdir", "/"]
     return [
         program,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,8 @@ from lightning_cispo.rewards.grader import Grader, check_verifier
 from lightning_cispo.rewards.sandbox.box import Box, SandboxError
 from lightning_cispo.rewards.sandbox.levels import Isolation
 from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
+from tests.rewards.coding import DOUBLE, ECHO, ask, submit
 from tests.rewards.processes import alive, eventually
-
-DOUBLE = {"tests": ["assert double(2) == 4", "assert double([1]) == [1, 1]", "assert double('ab') == 'abab'"]}
-ECHO = {"cases": [["1 2\n", "3\n"], ["5 6\n", "11"]]}
 
 
 def works(level: Isolation) -> bool:
@@ -72,15 +69,6 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             isolation = grader.isolation
         eventually(lambda: _traces() == before)
     return Outcome(verdicts, afterwards, isolation, before, _traces())
-
-
-def submit(grader: Grader, answer: str, tests: dict[str, Any] | None = None) -> Future[Verdict]:
-    problem = Problem("?", "", "code", "t", tests or DOUBLE)
-    return grader.submit(problem, Response(f"<think>hm</think>So:\n```python\n{answer}\n```\n", 1, "eos", 9))
-
-
-def ask(grader: Grader, answer: str, tests: dict[str, Any] | None = None) -> Verdict:
-    return submit(grader, answer, tests).result()
 
 
 RIGHT = "def double(x):\n    return x * 2"
@@ -262,23 +250,6 @@ def test_a_level_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch, 
         assert "no sandbox of level bwrap" in verdict.error
     with pytest.raises(ValueError, match="min_isolation=jail"):
         Grader(code={"min_isolation": "jail"})
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("```python\na\n```", "a\n"),
-        ("x\n```\na\n```\ny\n```py\nb\n```\nz", "b\n"),
-        ("<think>```\na\n```</think>b", "b"),
-        ("<think>```\na\n```</think>", None),
-        ("<think>a", None),
-        ("```python\na", "a"),
-        ("a = 1", "a = 1"),
-        ("", None),
-    ],
-)
-def test_extract(text: str, found: str | None) -> None:
-    assert code.extract(text) == found
 
 
 def test_tests_are_checked_when_loaded() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +98,16 @@ def run(level: Isolation, source: str, monkeypatch: pytest.MonkeyPatch, version:
     assert words
     words = [word.replace("import json; main(", f"{cap}import json; main(") for word in words]
     assert any(cap in word for word in words)
-    monkeypatch.setattr(boxes, "command", lambda _: words)
+    monkeypatch.setattr(boxes, "command", lambda *_: words)
     try:
         box = Box(level)
     except SandboxError as error:
         pytest.skip(f"no sandbox of level {level.value}: {error}")
     try:
-        child = box.run("program", 256, time.monotonic() + 60)
+        child = box.run("program", 256, 60.0, b"")
         child.send(source.encode())
-        output = child.converse(b"", 1 << 20)
-        child.finish(10)
+        output = child.output(1 << 20)
+        child.wait()
         complaint = child.complaint()
         child.close()
     finally:
