@@ -1,10 +1,10 @@
-"""A response in, a verdict out: the verifier's correctness, format and length, weighted and clipped."""
+"""Judge responses: the verifier's correctness, format and length, weighted and clipped."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,14 +13,15 @@ from typing import Any
 from lightning_cispo.rewards.answer import final_text, same_value
 from lightning_cispo.rewards.code import CodeOptions
 from lightning_cispo.rewards.format import format_score
-from lightning_cispo.rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
-from lightning_cispo.rewards.judge import Judge, JudgeError, JudgeOptions
+from lightning_cispo.rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
+from lightning_cispo.rewards.judge import Judge, JudgeOptions
 from lightning_cispo.rewards.judgement import Decision
 from lightning_cispo.rewards.math import check_gold, check_golds
 from lightning_cispo.rewards.overlong import overlong_penalty
 from lightning_cispo.rewards.registry import check_verifier, judge
 from lightning_cispo.rewards.rules import box_score, language_score, length_score, tools_score
-from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
+from lightning_cispo.rewards.tally import Tally
+from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict, finite, masked
 
 __all__ = ["Grader", "check_gold", "check_golds", "check_verifier"]
 
@@ -32,8 +33,8 @@ class Grader:
     """Grades from any thread. `reward = clip(sum of weight * part)` over the parts with a weight.
 
     `timeout_s` seconds and `memory_mb` MB are one verification's; an answer that needs more counts as wrong
-    (status timeout, or fail with its reason), or a policy could escape its zeros by hanging the verifier. If the
-    verifier raises or its process dies, the reward is None. `verdict.correct` and `parts["correct"]` are the raw
+    (status timeout, or fail with its reason), or a policy could escape its zeros by hanging the verifier. Where the
+    verifier fails, whatever the reason, the reward is None. `verdict.correct` and `parts["correct"]` are the raw
     correctness whatever the weights.
     """
 
@@ -71,6 +72,9 @@ class Grader:
             "language": language_weight,
             "length": length_weight,
         }
+        for name, value in {**self.weights, "clip_min": clip_min, "clip_max": clip_max}.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name}={value}: must be finite")
         self._shapes: dict[str, Callable[[Response], float]] = {
             "format": lambda r: format_score(r.text),
             "overlong": lambda r: overlong_penalty(r.tokens, r.max_tokens, overlong_cache_tokens),
@@ -84,40 +88,47 @@ class Grader:
         self.clip_min, self.clip_max = clip_min, clip_max
         self._judge = Judge(JudgeOptions(**judge)) if judge and judge["url"] else None
         self._pool = IsolatedPool(processes, timeout_s, memory_mb, max_queue)
-        self._lock = threading.Lock()
-        self._counts = {"graded": 0, "library_calls": 0, "timeouts": 0, "infra_errors": 0}
-        self._latency_total = self._latency_max = 0.0
-        self._deepest = 0
+        self._tally = Tally()
 
     def submit(self, problem: Problem, response: Response) -> Future[Verdict]:
-        """Waits for no verification, only for room while `max_queue` of them wait. Raises ValueError for an unknown
-        verifier or a problem whose tests can't be used, RuntimeError once closed."""
-        answer = final_text(response.text)
-        asked = self._judge is not None and problem.verifier == "judge" and answer is not None
-        judgement = None if asked else judge(problem, response, self.code)
+        """Return the future of a verdict. Neither it nor the future raises: what cannot be judged is masked.
+
+        Waits for no verification, only for room while `max_queue` of them wait.
+        """
         promise: Future[Verdict] = Future()
         promise.set_running_or_notify_cancel()  # a verification under way isn't cancelled
-        if isinstance(judgement, Decision):
-            found = {"correct": judgement.correct, "error": judgement.reason}
-            promise.set_result(self._count(self._verdict(response, found)))
-            return promise
         began = time.monotonic()
 
-        def finish(call: Future[Any]) -> None:
+        def settle(verdict: Callable[[], Verdict], latency_s: float | None = None) -> None:
             try:
-                promise.set_result(self._count(self._judged(response, call), time.monotonic() - began))
-            except Exception as error:  # else it would be lost in the pool's thread, and the caller wait for ever
-                promise.set_exception(error)
+                found = verdict()
+            except Exception as error:  # a data row or a verifier is at fault, and the run goes on
+                found = masked(error)
+            self._tally.add(problem.verifier, found, latency_s)
+            promise.set_result(found)
 
-        if judgement is not None:
-            call = self._pool.submit(judgement.function, judgement.args, judgement.preload, judgement.timeout_s)
+        try:
+            begun = self._begin(problem, response)
+        except Exception as error:
+            failure = error
+            settle(lambda: masked(failure))
+            return promise
+        if isinstance(begun, Decision):
+            settle(lambda: self._verdict(response, {"correct": begun.correct, "error": begun.reason}))
         else:
-            assert self._judge is not None and answer is not None
-            call = self._judge.submit(problem.prompt, problem.answer, answer, same_value(answer, problem.answer))
-        with self._lock:
-            self._deepest = max(self._deepest, self._pool.depth())
-        call.add_done_callback(finish)
+            self._tally.waited(self._pool.depth())
+            begun.add_done_callback(lambda call: settle(lambda: self._judged(response, call), time.monotonic() - began))
         return promise
+
+    def _begin(self, problem: Problem, response: Response) -> Decision | Future[Any]:
+        """Decide at once, or begin the call that will. Raises whatever a row or a closed pool leads to."""
+        answer = final_text(response.text)
+        if self._judge is not None and problem.verifier == "judge" and answer is not None:
+            return self._judge.submit(problem.prompt, problem.answer, answer, same_value(answer, problem.answer))
+        judgement = judge(problem, response, self.code)
+        if isinstance(judgement, Decision):
+            return judgement
+        return self._pool.submit(judgement.function, judgement.args, judgement.preload, judgement.timeout_s)
 
     def grade(self, problem: Problem, response: Response) -> Verdict:
         return self.submit(problem, response).result()
@@ -126,26 +137,16 @@ class Grader:
         """For asyncio: the event loop goes on meanwhile."""
         return await asyncio.wrap_future(await asyncio.to_thread(self.submit, problem, response))
 
-    def stats(self, reset: bool = False) -> dict[str, float]:
-        """Counts since the start or the last reset: responses graded, isolated calls with their latency in seconds
-        (waiting included), timeouts, infrastructure errors; how many calls wait now, and how many did at
-        most. With a judge also its requests, retries, cached and failed ones, and the length bias of its grades."""
-        with self._lock:
-            calls = self._counts["library_calls"]
-            judged = {f"judge_{name}": count for name, count in self._judge.stats(reset).items()} if self._judge else {}
-            found = {
-                **judged,
-                **self._counts,
-                "latency_mean_s": self._latency_total / calls if calls else 0.0,
-                "latency_max_s": self._latency_max,
-                "queue_depth": self._pool.depth(),
-                "queue_depth_max": self._deepest,
-            }
-            if reset:
-                self._counts = dict.fromkeys(self._counts, 0)
-                self._latency_total = self._latency_max = 0.0
-                self._deepest = 0
-            return found
+    def stats(self, reset: bool = False) -> dict[str, Any]:
+        """Return counts since the start or the last reset.
+
+        Responses graded, isolated calls with their latency in seconds (waiting included), timeouts, infrastructure
+        errors; how many calls wait now, and how many did at most. `failures` holds for each verifier that failed how
+        often it did and its latest reason. With a judge also its requests, retries, cached and failed ones, and the
+        length bias of its grades.
+        """
+        judged = {f"judge_{name}": count for name, count in self._judge.stats(reset).items()} if self._judge else {}
+        return {**judged, **self._tally.stats(reset), "queue_depth": self._pool.depth()}
 
     def close(self) -> None:
         """Ends the isolated processes; verdicts still pending become infrastructure errors."""
@@ -160,23 +161,20 @@ class Grader:
         self.close()
 
     def _judged(self, response: Response, call: Future[Any]) -> Verdict:
-        error = call.exception()
-        if error is None:
+        """Return the verdict of a call that has ended. Raises what it raised, but for what counts as wrong."""
+        try:
             result = call.result()
-            found: dict[str, Any] = result if isinstance(result, dict) else {"correct": result is True}
-            if type(result) is float:  # the judge's: what isn't full marks says so by its part
-                found = {"correct": result >= 1.0, "parts": {"correct": result}, "error": f"graded {result:g}"}
-            self._note_isolation(found.get("isolation"))
-            if not found["correct"] and not found.get("error"):
-                found = {**found, "error": "not the answer"}
-            return self._verdict(response, found, Status.timeout if found.get("timeout") else None)
-        if isinstance(error, CallTimeout):
+        except CallTimeout as error:
             return self._verdict(response, {"correct": False, "error": f"verification {error}"}, Status.timeout)
-        if isinstance(error, CallOutOfMemory):
+        except CallOutOfMemory as error:
             return self._verdict(response, {"correct": False, "error": f"verification {error}"})
-        if isinstance(error, (CallRaised, JudgeError, WorkerDied)):
-            return Verdict(None, False, Status.infra_error, {}, f"the verifier failed: {error}")
-        raise error
+        found: dict[str, Any] = result if isinstance(result, dict) else {"correct": result is True}
+        if type(result) is float:  # the judge's: what isn't full marks says so by its part
+            found = {"correct": result >= 1.0, "parts": {"correct": result}, "error": f"graded {result:g}"}
+        self._note_isolation(found.get("isolation"))
+        if not found["correct"] and not found.get("error"):
+            found = {**found, "error": "not the answer"}
+        return self._verdict(response, found, Status.timeout if found.get("timeout") else None)
 
     def _note_isolation(self, level: str | None) -> None:
         if level is not None and level != self.isolation:
@@ -194,18 +192,7 @@ class Grader:
             return Verdict(None, correct, Status.infra_error, found["parts"], found["error"])
         parts: dict[str, float] = {"correct": float(correct), **found.get("parts", {})}
         parts.update({name: shape(response) for name, shape in self._shapes.items() if self.weights[name]})
-        reward = sum(weight * parts[name] for name, weight in self.weights.items() if weight)
+        reward = finite(sum(weight * parts[name] for name, weight in self.weights.items() if weight), "reward")
         reward = min(self.clip_max, max(self.clip_min, reward))
         status = status or (Status.passed if correct else Status.failed)
         return Verdict(reward, correct, status, parts, found.get("error", ""))
-
-    def _count(self, verdict: Verdict, latency: float | None = None) -> Verdict:
-        with self._lock:
-            self._counts["graded"] += 1
-            self._counts["timeouts"] += verdict.status is Status.timeout
-            self._counts["infra_errors"] += verdict.status is Status.infra_error
-            if latency is not None:
-                self._counts["library_calls"] += 1
-                self._latency_total += latency
-                self._latency_max = max(self._latency_max, latency)
-        return verdict

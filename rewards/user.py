@@ -1,36 +1,38 @@
-"""A user's own verifier, called in the isolated process: `function(problem, response) -> float | bool | Verdict`."""
+"""Call a user's own verifier in the isolated process: `function(problem, response) -> float | bool | Verdict`."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
-from lightning_cispo.rewards.verdict import Problem, Response, Verdict
+from lightning_cispo.rewards.verdict import MAX_ERROR_CHARS, Problem, Response, Status, Verdict, finite
 
 
 def call(path: str, problem: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
-    """`correct`, `parts` and `error` of what the function found; `masked` for a Verdict without a reward.
+    """Call a user's function. Returns what `Grader` makes a verdict of, in JSON types.
 
-    A bool is correctness. A number is the unweighted part `correct`; the answer counts as right from 1.0 on.
+    A bool is correctness. A number is the unweighted part `correct`; the answer counts as right from 1.0 on. A Verdict
+    without a reward, or with the status infra_error, is `masked`.
+    Raises: TypeError and ValueError for anything else, and what the function raises.
     """
     found = _resolve(path)(Problem(**problem), Response(**response))
     if isinstance(found, Verdict):
-        verdict = asdict(found)
-        value = float(found.correct) if found.reward is None else found.reward
         return {
             "correct": found.correct,
-            "parts": {**verdict["parts"], "correct": value},
-            "error": found.error,
-            "masked": found.reward is None,
+            "parts": {**found.parts, "correct": float(found.correct) if found.reward is None else found.reward},
+            "error": found.error[:MAX_ERROR_CHARS],
+            "timeout": found.status is Status.timeout,
+            "masked": found.reward is None or found.status is Status.infra_error,
         }
-    if isinstance(found, bool):
-        return {"correct": found, "parts": {"correct": float(found)}, "error": "", "masked": False}
-    if isinstance(found, (int, float)) and math.isfinite(found):
-        return {"correct": found >= 1.0, "parts": {"correct": float(found)}, "error": "", "masked": False}
-    raise TypeError(f"{path} returned {found!r}; it must return a bool, a finite number or a Verdict")
+    try:
+        number = finite(found, "it")
+    except TypeError:
+        returned = f"{path} returned {found!r:.100}"
+        raise TypeError(f"{returned}; it must return a bool, a finite number or a Verdict") from None
+    except ValueError:
+        raise ValueError(f"{path} returned {found!r:.100}; it must be finite") from None
+    return {"correct": number >= 1.0, "parts": {"correct": number}}
 
 
 def resolvable(path: str) -> None:

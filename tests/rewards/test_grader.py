@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from tests.rewards.processes import alive
 
 ROOT = Path(__file__).resolve().parents[2]
 MINE = "tests.rewards.verifiers"
+ANYTHING = "tests.rewards.returning:returns"
 
 
 def problem(verifier: str = "exact", answer: str = "5") -> Problem:
@@ -29,6 +32,15 @@ def problem(verifier: str = "exact", answer: str = "5") -> Problem:
 
 def response(text: str, tokens: int = 50) -> Response:
     return Response(text, tokens, "eos", 100)
+
+
+INFRA = Status.infra_error
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Iterator[Grader]:
+    with Grader(timeout_s=30.0, memory_mb=4096) as grader:
+        yield grader
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +141,126 @@ def test_a_failing_verifier_masks(grader: Grader, function: str, says: str) -> N
     assert says in verdict.error
 
 
+@pytest.mark.parametrize(
+    ("returned", "reward", "correct"),
+    [
+        ("np.float64(1.0)", 1.0, True),
+        ("np.float32(0.25)", 0.25, False),
+        ("np.int64(1)", 1.0, True),
+        ("np.bool_(True)", 1.0, True),
+        ("np.array(0.5)", 0.5, False),
+        ("torch.tensor(0.5)", 0.5, False),
+        ("Fraction(1, 4)", 0.25, False),
+        ("Decimal('0.25')", 0.25, False),
+        ("Verdict(np.float32(0.25), np.bool_(True), 'pass', {'style': np.float64(0.5)})", 0.25, True),
+        ("Verdict(True, 1, Status.passed)", 1.0, True),
+    ],
+)
+def test_every_kind_of_number_is_a_number(numbers: Grader, returned: str, reward: float, correct: bool) -> None:
+    verdict = numbers.grade(problem(ANYTHING, returned), response("5"))
+    assert (verdict.reward, verdict.correct, verdict.error) == (reward, correct, "" if correct else "not the answer")
+    assert {type(value) for value in (verdict.reward, *verdict.parts.values())} == {float}
+    assert type(verdict.correct) is bool
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ("nan", "nan; it must be finite"),
+        ("-inf", "-inf; it must be finite"),
+        ("10**400", "it must be finite"),
+        ("np.float64('nan')", "it must be finite"),
+        ("'1.0'", "'1.0'; it must return a bool, a finite number or a Verdict"),
+        ("None", "must return"),
+        ("1j", "must return"),
+        ("np.ones(2)", "must return"),
+        ("(1.0, True)", "must return"),
+        ("Verdict(nan, True, Status.passed)", "reward=nan: must be a finite number"),
+        ("Verdict(inf, True, Status.passed)", "reward=inf: must be a finite number"),
+        ("Verdict('1.0', True, Status.passed)", "reward='1.0': must be a finite number"),
+        ("Verdict(1.0, None, Status.passed)", "correct=None: must be True or False"),
+        ("Verdict(1.0, True, 'good')", "'good' is not a valid Status"),
+        ("Verdict(1.0, True, Status.passed, {'style': None})", "parts['style']=None: must be a finite number"),
+        ("Verdict(1.0, True, Status.passed, {'style': nan})", "parts['style']=nan: must be a finite number"),
+        ("Verdict(1.0, True, Status.passed, {1: 1.0})", "must be a dict of numbers by name"),
+        ("Verdict(1.0, True, Status.passed, None)", "must be a dict of numbers by name"),
+        ("Verdict(1.0, True, Status.passed, {}, None)", "error=None: must be text"),
+        ("Verdict(0.0, False, Status.infra_error, {}, 'no disk')", "no disk"),
+    ],
+)
+def test_what_is_no_number_masks(numbers: Grader, returned: str, says: str) -> None:
+    verdict = numbers.grade(problem(ANYTHING, returned), response("5"))
+    assert (verdict.reward, verdict.correct, verdict.status) == (None, "infra" in returned and verdict.correct, INFRA)
+    assert says in verdict.error
+
+
+def test_a_users_timeout_is_one(numbers: Grader) -> None:
+    verdict = numbers.grade(problem(ANYTHING, "Verdict(0.5, False, 'timeout')"), response("5"))
+    assert (verdict.reward, verdict.status) == (0.5, Status.timeout)
+
+
+def test_a_sum_that_no_float_holds_masks() -> None:
+    with Grader(correct_weight=10.0, memory_mb=4096) as grader:
+        verdict = grader.grade(problem(ANYTHING, "1e308"), response("5"))
+    assert verdict.reward is None and "reward=inf" in verdict.error
+    for wrong in ({"correct_weight": float("inf")}, {"clip_max": float("nan")}):
+        with pytest.raises(ValueError, match="must be finite"):
+            Grader(**wrong)
+
+
+def deep(levels: int) -> dict:
+    return functools.reduce(lambda inner, _: {"a": inner}, range(levels), {})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        problem("maths"),
+        problem("judge"),
+        problem("code", "not JSON"),
+        problem("code", "[" * 100_000),
+        problem("code", '{"tests": ["assert f(1) =="]}'),
+        problem("code", '{"tests": ["' + "(" * 5000 + '"]}'),
+        problem("code", '{"cases": []}'),
+        problem("logic"),
+        problem("math", None),  # type: ignore[arg-type]
+        Problem("", "5", f"{MINE}:contains", "t", {"when": datetime.date(2024, 5, 1)}),
+        Problem("", "5", f"{MINE}:contains", "t", deep(100_000)),
+        Problem("", "5", f"{MINE}:contains", "t", deep(900)),
+        Problem("", "5", f"{MINE}:contains", "t", {"nan": "x" * (65 << 20)}),
+        Problem("", "5", f"{MINE}:masked", "t"),
+    ],
+    ids=lambda bad: f"{bad.verifier} {str(bad.answer)[:20]}",
+)
+def test_a_bad_row_masks_its_samples_and_the_next_is_judged(grader: Grader, bad: Problem) -> None:
+    verdict = grader.submit(bad, response("6")).result()
+    assert (verdict.reward, verdict.correct, verdict.status) == (None, False, INFRA)
+    assert verdict.error.startswith("the verifier failed: ") or bad.verifier.endswith("masked")
+    assert 0 < len(verdict.error) <= 1000
+    assert grader.grade(problem(f"{MINE}:contains"), response("5")).correct
+
+
+def test_a_closed_grader_masks() -> None:
+    grader = Grader()
+    grader.close()
+    verdict = grader.submit(problem(f"{MINE}:contains"), response("5")).result()
+    assert (verdict.reward, verdict.error) == (None, "the verifier failed: RuntimeError: the pool is closed")
+
+
+def test_which_verifiers_failed_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    with Grader(timeout_s=2.0) as grader:
+        for function in ("raises", "raises", "contains", "returns_text"):
+            grader.grade(problem(f"{MINE}:{function}"), response("5"))
+        failures = grader.stats(reset=True)["failures"]
+        assert {name: count for name, (count, _) in failures.items()} == {
+            f"{MINE}:raises": 2,
+            f"{MINE}:returns_text": 1,
+        }
+        assert "KeyError: 'my own bug'" in failures[f"{MINE}:raises"][1]
+        assert grader.stats()["failures"] == {}
+    assert caplog.text.count("its samples are masked") == 2
+
+
 def test_a_verifier_that_hangs_is_a_timeout_and_wrong(grader: Grader) -> None:
     verdict = grader.grade(problem(f"{MINE}:sleeps"), response("5"))
     assert (verdict.reward, verdict.correct, verdict.status) == (0.0, False, Status.timeout)
@@ -142,8 +274,6 @@ def test_verifiers_are_checked_before_a_run() -> None:
     assert "No module named 'nowhere'" in (check_verifier("nowhere.at_all:f") or "")
     assert "gone" in (check_verifier(f"{MINE}:gone") or "")
     assert "not a function" in (check_verifier(f"{MINE}:number") or "")
-    with Grader() as grader, pytest.raises(ValueError, match="unknown verifier 'maths'"):
-        grader.submit(problem("maths"), response("5"))
 
 
 def test_stats() -> None:
@@ -155,7 +285,8 @@ def test_stats() -> None:
         assert (stats["graded"], stats["library_calls"], stats["timeouts"], stats["infra_errors"]) == (4, 3, 1, 1)
         assert stats["latency_max_s"] >= 2.0 > stats["latency_mean_s"] > 0.0
         assert stats["queue_depth"] == 0
-        assert set(grader.stats().values()) == {0}
+        stats = grader.stats()
+        assert (stats.pop("failures"), set(stats.values())) == ({}, {0})
 
 
 def test_submit_returns_while_a_verification_runs_and_close_ends_it() -> None:
