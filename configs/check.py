@@ -67,7 +67,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
         "rewards.processes rewards.memory_mb rewards.max_queue rewards.judge.budget "
-        "rewards.judge.concurrency rewards.judge.max_tokens rewards.judge.bias_window",
+        "rewards.judge.concurrency rewards.judge.max_tokens",
+        10: "rewards.judge.bias_window",
         64: "rewards.code.memory_mb",
         2: "algorithm.group_size",
         _MIN_OBJECT_STORE_MB: "cluster.object_store_mb",
@@ -90,7 +91,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         value = _value(config, key)
         if not 0 < value < math.inf:
             yield f"{key}={value}: must be above 0"
-    for key in ("sampling.repetition_probability", "warm_start.direct_fraction"):
+    for key in ("sampling.repetition_probability", "warm_start.direct_fraction", "rewards.judge.bias_threshold"):
         value = _value(config, key)
         if not 0 <= value <= 1:
             yield f"{key}={value}: must be between 0 and 1"

@@ -1,97 +1,70 @@
 """A language model as judge, behind any OpenAI-compatible endpoint: five grades, or better and worse than a reference.
 
 Each request carries a marker drawn for it, and only a last line `<marker>: <grade>` counts, so that a submitted answer
-can't speak for the judge. Whatever the endpoint does costs at most the sample: a `JudgeError` masks it.
+cannot speak for the judge. Whatever the endpoint does costs at most the sample: a `JudgeError` masks it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import http.client
 import json
-import os
 import re
 import secrets
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection
+from concurrent.futures import Future
 from string import Template
-from typing import Any
 
+from lightning_cispo.rewards.judge_client import JudgeClient, JudgeError, RetryableError
+from lightning_cispo.rewards.judge_options import JudgeOptions
 from lightning_cispo.rewards.length_bias import LengthBias
 
+__all__ = ["Judge", "JudgeError", "JudgeOptions"]
+
 MAX_RESPONSE_CHARS = 50_000
-_MAX_REPLY_BYTES = 1 << 20
-_MAX_BACKOFF_S = 60.0
-_RETRIED = (408, 409, 425, 429)
-
-
-class JudgeError(Exception):
-    """No verdict could be had: the endpoint failed, or the budget is spent."""
-
-
-class _Passing(Exception):
-    """Worth another attempt, after `wait_s` seconds if the endpoint said so."""
-
-    def __init__(self, reason: str, wait_s: float | None = None):
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
-@dataclass(frozen=True)
-class JudgeOptions:
-    """`url` ends before /chat/completions; the key is read from the environment variable `key_variable`. `template` is
-    a name in configs/judge or a file: text with `$question`, `$reference`, `$response`, `$nonce`, and for `pairwise`
-    `$first` and `$second`. `bias_threshold` is a correlation over the last `bias_window` answers."""
-
-    url: str
-    model: str
-    template: str = "grades"
-    pairwise: bool = False
-    key_variable: str = "OPENAI_API_KEY"
-    timeout_s: float = 60.0
-    retries: int = 4
-    backoff_s: float = 1.0  # before the first retry; doubled before each further one
-    budget: int = 1_000_000  # requests, retries included
-    cache: int = 10_000  # verdicts kept
-    concurrency: int = 16
-    max_tokens: int = 1024
-    bias_threshold: float = 0.3
-    bias_window: int = 1000
-
-    def text(self) -> str:
-        """Of the template. Raises OSError."""
-        named = Path(__file__).resolve().parents[1] / "configs" / "judge" / f"{self.template}.txt"
-        return (named if named.is_file() else Path(self.template)).read_text()
+_LEAST_S = 0.001  # of an attempt: 0 would set no limit
 
 
 class Judge:
-    """Any number of callers; `concurrency` requests at once, the rest wait their turn."""
+    """Grades for any number of callers, from one event loop in a thread of its own.
+
+    At most `concurrency` answers are graded at once. An answer has `timeout_s` seconds from its first request to its
+    grade, all attempts and waits included. Equal answers share one grade, also while it is under way.
+    """
 
     def __init__(self, options: JudgeOptions):
         self.options, self._template = options, Template(options.text())
         self.bias = LengthBias(options.bias_threshold, options.bias_window)
-        self._threads = ThreadPoolExecutor(options.concurrency, "judge")
-        self._lock = threading.Lock()
+        self._client = JudgeClient(options)
         self._cache: OrderedDict[str, float] = OrderedDict()
-        self._closed = threading.Event()
+        self._under_way: dict[str, asyncio.Task[float]] = {}
+        self._slots = asyncio.Semaphore(options.concurrency)
         self._spent = 0  # requests of the budget
         self._counts = {"requests": 0, "retries": 0, "cached": 0, "failed": 0}
+        self._lock = threading.Lock()  # of the counts, the bias and `_closed`, which other threads read
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
+        self._thread.start()
 
     def submit(self, question: str, reference: str, response: str, correct: bool | None = None) -> Future[float]:
-        """A grade from 0 to 1 in quarters, or for `pairwise` -1, 0 or 1. The future raises JudgeError.
+        """Return the future of a grade: 0 to 1 in quarters, or for `pairwise` -1, 0 or 1.
 
         `correct`, where something else knows it, sets answers apart for the monitor of length bias.
+        Raises: JudgeError once closed; the future raises it where there is no grade.
         """
-        return self._threads.submit(self._grade, question, reference, response[:MAX_RESPONSE_CHARS], correct)
+        work = self._grade(question, reference, response[:MAX_RESPONSE_CHARS], correct)
+        with self._lock:  # what comes before `close` has begun when that ends everything
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise JudgeError("the judge was closed")
 
     def stats(self, reset: bool = False) -> dict[str, float]:
-        """Counts since the start or the last reset, and the length bias of the latest grades."""
+        """Return counts since the start or the last reset, and the length bias of the latest grades."""
         with self._lock:
             found = {**self._counts, "length_bias": self.bias.correlation()}
             if reset:
@@ -99,118 +72,108 @@ class Judge:
             return found
 
     def close(self) -> None:
-        """Ends waiting between attempts; returns when requests under way have ended."""
-        self._closed.set()
-        self._threads.shutdown(cancel_futures=True)
+        """Return when all requests have ended; what had no grade raises JudgeError. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _grade(self, question: str, reference: str, response: str, correct: bool | None) -> float:
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self._counts[name] += 1
+
+    async def _grade(self, question: str, reference: str, response: str, correct: bool | None) -> float:
         key = hashlib.blake2b(json.dumps([question, reference, response]).encode(), digest_size=16).hexdigest()
-        with self._lock:
-            if key in self._cache:
-                self._counts["cached"] += 1
-                self._cache.move_to_end(key)
-                return self._cache[key]
+        if key in self._cache:
+            self._count("cached")
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        if key in self._under_way:
+            self._count("cached")
+        else:
+            task = asyncio.ensure_future(self._new_grade(key, question, reference, response, correct))
+            self._under_way[key] = task
+            task.add_done_callback(lambda _: self._under_way.pop(key, None))
         try:
-            grade = self._pairwise(question, reference, response) if self.options.pairwise else None
-            if grade is None:
-                said = self._ask({"question": question, "reference": reference, "response": response}, "12345")
-                grade = (int(said) - 1) / 4
+            return await asyncio.shield(self._under_way[key])
+        except asyncio.CancelledError:
+            raise JudgeError("the judge was closed") from None
         except JudgeError:
-            with self._lock:
-                self._counts["failed"] += 1
+            self._count("failed")
             raise
+
+    async def _new_grade(self, key: str, question: str, reference: str, response: str, correct: bool | None) -> float:
+        async with self._slots:
+            deadline = time.monotonic() + self.options.timeout_s
+            if self.options.pairwise:
+                grade = await self._pairwise(question, reference, response, deadline)
+            else:
+                values = {"question": question, "reference": reference, "response": response}
+                grade = (int(await self._ask(values, "12345", deadline)) - 1) / 4
+        self._cache[key] = grade
+        while len(self._cache) > self.options.cache:
+            self._cache.popitem(last=False)
         with self._lock:
-            self._cache[key] = grade
-            while len(self._cache) > self.options.cache:
-                self._cache.popitem(last=False)
             self.bias.record(grade, len(response), correct)
         return grade
 
-    def _pairwise(self, question: str, reference: str, response: str) -> float:
-        """Asked in both orders; what depends on the order is no preference."""
+    async def _pairwise(self, question: str, reference: str, response: str, deadline: float) -> float:
+        """Ask in both orders. A preference that depends on the order is none."""
         choices = ("A", "B", "TIE")
-        first = self._ask({"question": question, "first": response, "second": reference}, choices)
-        second = self._ask({"question": question, "first": reference, "second": response}, choices)
+        first = await self._ask({"question": question, "first": response, "second": reference}, choices, deadline)
+        second = await self._ask({"question": question, "first": reference, "second": response}, choices, deadline)
         ahead = {"A": 1.0, "B": -1.0, "TIE": 0.0}
         return ahead[first] if ahead[first] == -ahead[second] else 0.0
 
-    def _ask(self, values: dict[str, str], choices: Any) -> str:
-        wait = self.options.backoff_s
+    async def _ask(self, values: dict[str, str], choices: Collection[str], deadline: float) -> str:
+        """Return the judge's choice.
+
+        An attempt has half of the time left, so that a hanging one leaves time for the next; the last one has all.
+        """
+        wait, reason = self.options.backoff_s, ""
         for attempt in range(self.options.retries + 1):
+            left = deadline - time.monotonic()
             nonce = secrets.token_hex(6)
             prompt = self._template.substitute(values, nonce=nonce)
+            self._spend()
             try:
-                return _choice(self._request(prompt), nonce, choices)
-            except _Passing as error:
-                if attempt == self.options.retries:
-                    raise JudgeError(f"no verdict after {attempt + 1} attempts: {error}") from None
-                pause = min(_MAX_BACKOFF_S, wait if error.wait_s is None else error.wait_s)
-            with self._lock:
-                self._counts["retries"] += 1
-            if self._closed.wait(pause):
-                break
-            wait *= 2
-        raise JudgeError("the judge was closed")
+                share = max(_LEAST_S, left if attempt == self.options.retries else left / 2)
+                return _choice(await self._client.ask(prompt, share), nonce, choices)
+            except RetryableError as error:
+                reason, pause = str(error), wait if error.wait_s is None else error.wait_s
+            if attempt < self.options.retries:
+                await self._pause(pause, deadline, reason)
+                wait *= 2
+        raise JudgeError(f"no verdict after {self.options.retries + 1} attempts: {reason}")
 
-    def _request(self, prompt: str) -> str:
-        with self._lock:
-            if self._spent >= self.options.budget:
-                raise JudgeError(f"the budget of {self.options.budget} requests is spent")
-            self._spent += 1
-            self._counts["requests"] += 1
-        body = {
-            "model": self.options.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": self.options.max_tokens,
-        }
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.options.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        url = f"{self.options.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        deadline = time.monotonic() + self.options.timeout_s
-        try:
-            with urllib.request.urlopen(request, timeout=self.options.timeout_s) as reply:
-                return _content(_read(reply, deadline))
-        except urllib.error.HTTPError as error:
-            if error.code in _RETRIED or error.code >= 500:
-                raise _Passing(f"HTTP {error.code}", _retry_after(error)) from None
-            raise JudgeError(f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _Passing(f"{type(error).__name__}: {error}") from None
+    async def _pause(self, seconds: float, deadline: float, reason: str) -> None:
+        """Wait before the next attempt. Raises JudgeError where none would be in time."""
+        if time.monotonic() + seconds >= deadline:
+            raise JudgeError(f"no verdict within {self.options.timeout_s:g} s: {reason}")
+        self._count("retries")
+        await asyncio.sleep(seconds)
+
+    def _spend(self) -> None:
+        if self._spent >= self.options.budget:
+            raise JudgeError(f"the budget of {self.options.budget} requests is spent")
+        self._spent += 1
+        self._count("requests")
 
 
-def _read(reply: Any, deadline: float) -> bytes:
-    """The body, by a deadline for all of it: a server that sends a byte now and then holds nobody."""
-    found = b""
-    while part := reply.read1(1 << 16):
-        found += part
-        if time.monotonic() > deadline:
-            raise _Passing("the reply took too long")
-        if len(found) > _MAX_REPLY_BYTES:
-            raise _Passing(f"a reply of more than {_MAX_REPLY_BYTES} bytes")
-    return found
-
-
-def _content(body: bytes) -> str:
-    try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (IndexError, KeyError, RecursionError, TypeError, ValueError):
-        raise _Passing("a malformed reply") from None
-    if not isinstance(content, str) or not content.strip():
-        raise _Passing("an empty reply")
-    return content
-
-
-def _choice(text: str, nonce: str, choices: Any) -> str:
+def _choice(text: str, nonce: str, choices: Collection[str]) -> str:
     line = text.strip().splitlines()[-1].strip().strip("*`").strip()
     found = re.fullmatch(rf"{nonce}: *(\w+)", line)
     if not found or found[1] not in choices or len(re.findall(rf"{nonce}: *\w+", text)) != 1:
-        raise _Passing("a reply without a verdict")
+        raise RetryableError("a reply without a verdict")
     return found[1]
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float | None:
-    said = error.headers.get("Retry-After", "")
-    return float(said) if said.isdecimal() else None

@@ -1,4 +1,4 @@
-"""Does the judge pay for length? The correlation of grade with length among answers that are equally correct."""
+"""Watch whether the judge pays for length: the correlation of grade with length among equally correct answers."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ import logging
 from collections import deque
 
 _log = logging.getLogger(__name__)
-_ENOUGH = 50  # answers before a correlation means anything
+_ENOUGH = 50  # answers before a correlation means anything, or a window's worth where that is less
+_EVERY = 10  # answers between two looks
 
 
 class LengthBias:
-    """Pearson's correlation over the last `window` answers, grade and length each taken relative to the mean of those
-    that are as correct. Above `threshold` it warns, once until it falls below again."""
+    """Correlate the last `window` answers (Pearson's), grade and length each taken relative to the mean of those that
+    are as correct. Above `threshold` it warns, once until it falls below again."""
 
     def __init__(self, threshold: float, window: int):
         self.threshold = threshold
         self.alarm = False
         self._seen: deque[tuple[bool | None, float, float]] = deque(maxlen=window)
+        self._enough = min(_ENOUGH, window)
+        self._since = 0  # answers since the last look
 
     def record(self, grade: float, length: int, correct: bool | None) -> None:
         self._seen.append((correct, grade, float(length)))
-        if len(self._seen) < _ENOUGH or len(self._seen) % 10:
+        self._since += 1
+        if len(self._seen) < self._enough or self._since < _EVERY:
             return
+        self._since = 0
         found = self.correlation()
         if found > self.threshold and not self.alarm:
             _log.warning("the judge's grades grow with length: correlation %.2f, above %.2f", found, self.threshold)
         self.alarm = found > self.threshold
 
     def correlation(self) -> float:
-        """From -1 to 1; 0.0 where grades or lengths don't vary."""
+        """Return -1 to 1; 0.0 where grades or lengths don't vary."""
         grades: list[float] = []
         lengths: list[float] = []
         for label in {correct for correct, _, _ in self._seen}:

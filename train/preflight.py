@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from lightning_cispo.configs.errors import ConfigError
@@ -33,6 +34,7 @@ def preflight(config: RunConfig) -> None:
     shape = _checked_shape(config)
     _check_tokenizer_name(config, shape)
     _check_offload(config)
+    _check_judge(config)
     if config.cluster.address:
         from lightning_cispo.launch.ray_cluster import check_address
 
@@ -183,6 +185,16 @@ def _check_files(config: RunConfig) -> None:
     for key, source in (("data.train", data.train), ("data.eval", data.eval)):
         if source:
             check_source(key, source, data)
+
+
+def _check_judge(config: RunConfig) -> None:
+    judge = config.rewards.judge
+    if not judge.url:
+        return
+    from lightning_cispo.rewards.judge_options import check_judge
+
+    if wrong := check_judge(asdict(judge)):
+        raise ConfigError(f"rewards.judge.{wrong}")
 
 
 def _check_offload(config: RunConfig) -> None:

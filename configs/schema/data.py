@@ -93,10 +93,10 @@ class CodeConfig:
 class JudgeConfig:
     url: Optional[str] = None  # of an OpenAI-compatible endpoint, up to /v1; for data.verifier=judge
     model: str = ""
-    template: str = "grades"  # in configs/judge, or a file
+    template: str = ""  # in configs/judge, or a file; empty: grades, or pairwise
     pairwise: bool = False  # -1, 0 or 1 against the gold as reference, asked in both orders; else five grades
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key
-    timeout_s: float = 60.0
+    timeout_s: float = 120.0  # for one answer, retries and waits included; an attempt has half of the time left
     retries: int = 4
     backoff_s: float = 1.0  # before the first retry; doubled before each further one
     budget: int = 1000000  # requests of one rollout worker
@@ -104,7 +104,7 @@ class JudgeConfig:
     concurrency: int = 16
     max_tokens: int = 1024  # of the judge's reply
     bias_threshold: float = 0.3  # correlation of grade with length, at equal correctness, that warns
-    bias_window: int = 1000  # answers it is taken over
+    bias_window: int = 1000  # answers it is taken over, at least 10
 
 
 @dataclass

@@ -36,6 +36,34 @@ def test_a_judge_needs_an_endpoint():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rewards.judge.url=localhost"], "rewards.judge.url=localhost: must be http(s)://host"),
+        (
+            ["rewards.judge.template=nowhere"],
+            "rewards.judge.template=nowhere: neither a name in configs/judge nor a file",
+        ),
+        (
+            ["rewards.judge.pairwise=true", "rewards.judge.template=grades"],
+            "rewards.judge.template=grades: has $reference",
+        ),
+        (["rewards.judge.key_variable=BROKEN_KEY"], "rewards.judge.key_variable=BROKEN_KEY: the value of $BROKEN_KEY"),
+        (["rewards.judge.bias_window=9"], "rewards.judge.bias_window=9: must be at least 10"),
+        (["rewards.judge.bias_threshold=1.5"], "rewards.judge.bias_threshold=1.5: must be between 0 and 1"),
+    ],
+)
+def test_a_judge_that_could_not_be_asked_is_refused(tmp_path, monkeypatch, overrides, said):
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"question": "q", "answer": "a"}\n')
+    monkeypatch.setenv("BROKEN_KEY", "sk-4711\nsecond line")
+    given = ["experiment=gsm8k", f"data.train={file}", f"runs_dir={tmp_path}", "data.answer_pattern=null"]
+    given += ["data.verifier=judge", "rewards.judge.url=http://localhost:8000/v1", "rewards.judge.model=m"]
+    preflight(load_config([*given, "rewards.judge.pairwise=true"]))
+    found = refusal(*given, *overrides)
+    assert said in found and "4711" not in found
+
+
+@pytest.mark.parametrize(
     ("curriculum", "said"),
     [
         ("{most: 11}", "difficulty=11 must be an int from 0 to 10"),
