@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_cispo.configs.schema import AlgorithmConfig, ModelConfig, OptimizerConfig, Precision, RunConfig
 from lightning_cispo.model import checkpoint
+from lightning_cispo.model.intact import finite
 from lightning_cispo.model.network import MiniMax
 from lightning_cispo.model.routing import Routing, changed_choices, replayed
 from lightning_cispo.model.sizes import count_parameters
@@ -27,6 +29,7 @@ from lightning_cispo.rl.packing import MicroBatch
 from lightning_cispo.rl.statistics import UpdateSums, update_sums
 from lightning_cispo.train.deepspeed_setup import decay_groups, deepspeed_module, deepspeed_settings
 from lightning_cispo.train.partitions import build_network, whole_parameters
+from lightning_cispo.train.step import apply, backward, offenders
 from lightning_cispo.train.weights import in_parts
 
 
@@ -38,6 +41,8 @@ class UpdateReport:
     expert_counts_E: np.ndarray  # float64: times each expert was chosen, over layers and tokens
     router_tokens: int  # layers * tokens
     grad_norm: float  # of the whole step, before clipping
+    applied: bool  # False where the loss or a gradient, of any rank, is not finite
+    offenders: list[int]  # this rank's micro-batches that were the reason
 
 
 class Policy(nn.Module):
@@ -118,7 +123,7 @@ class Learner:
         load_E: np.ndarray | None,
         tokens: int,
     ) -> UpdateReport:
-        """One optimizer step over this rank's micro-batches.
+        """One optimizer step over this rank's micro-batches, not applied where it would not be finite.
 
         algorithm: CISPO's numbers, or None for cross-entropy. load_E: choices per token of each expert in the previous
         update, for the balancing loss; tokens: packed tokens of the whole step, all ranks.
@@ -127,18 +132,21 @@ class Learner:
         engine.train()
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        found, counts_E = [], torch.zeros(self.model.num_local_experts, dtype=torch.int64, device=self.device)
+        objective = partial(self._loss, algorithm=algorithm, load_E=load_E, tokens=tokens)
+        losses, found = [], []
+        counts_E = torch.zeros(self.model.num_local_experts, dtype=torch.int64, device=self.device)
         for index, batch in enumerate(batches):
-            engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            loss, sums, chosen_E = self._loss(batch, algorithm, load_E, tokens)
-            # DeepSpeed averages over ranks; the scales already make the sum over ranks right.
-            engine.backward(loss * self.world_size)
+            loss, sums, chosen_E = objective(batch)
+            backward(engine, loss, self.world_size, last=index == len(batches) - 1)
+            losses.append(loss.detach())
             found.append(sums)
             if batch.samples:
                 counts_E += chosen_E
-        grad_norm = self._step()
+        norm, applied = apply(engine)
+        offending = [] if applied else offenders(engine, batches, losses, lambda batch: objective(batch)[0])
         router_tokens = sum(len(batch.tokens_T) for batch in batches if batch.samples) * self.model.num_hidden_layers
-        return UpdateReport(UpdateSums.of(found), counts_E.cpu().numpy().astype(np.float64), router_tokens, grad_norm)
+        chosen_E = counts_E.cpu().numpy().astype(np.float64)
+        return UpdateReport(UpdateSums.of(found), chosen_E, router_tokens, norm, applied, offending)
 
     def _loss(
         self, batch: MicroBatch, algorithm: AlgorithmConfig | None, load_E: np.ndarray | None, tokens: int
@@ -181,17 +189,6 @@ class Learner:
     def _routing(self, batch: MicroBatch) -> Tensor | None:
         return None if batch.routing_TLK is None else on_device(batch.routing_TLK, self.device, None)
 
-    def _step(self) -> float:
-        """The optimizer step. Returns the gradient norm before clipping, which DeepSpeed keeps only with ZeRO."""
-        norm = None
-        if self.config.learner.zero_stage == 0:
-            grads = [parameter.grad for parameter in self.engine.module.parameters() if parameter.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(grads))
-        self.engine.step()
-        if norm is None:
-            norm = float(self.engine.get_global_grad_norm())
-        return norm
-
     @torch.no_grad()
     def logprobs(self, batches: list[MicroBatch]) -> list[np.ndarray]:
         """Log-probabilities [T] of each micro-batch under the current weights."""
@@ -200,19 +197,24 @@ class Learner:
         return [logprobs_T.cpu().numpy() for logprobs_T in found]
 
     def export(self) -> Iterator[dict[str, np.ndarray]]:
-        """All weights by name, in parts, from rank 0; nothing from the others, which take part in gathering."""
-        parameters = whole_parameters(self.engine.module.network)
+        """All weights by name, in parts, from rank 0; nothing from the others, which take part in gathering.
+
+        An empty part comes last, as a word that all went well. Raises NonFiniteWeights, on all ranks.
+        """
+        parameters = finite(whole_parameters(self.engine.module.network))
         if self.rank == 0:
             yield from in_parts(parameters)
         else:
             deque(parameters, maxlen=0)
+        yield {}
 
     def save(self, folder: str, tokenizer_name: str, max_shard_bytes: int = 5_000_000_000) -> None:
         """`folder`/model in Hugging Face's format and `folder`/learner with the optimizer's partitions.
 
-        Rank 0 holds one shard and one parameter of the model beside its own partitions.
+        Rank 0 holds one shard and one parameter of the model beside its own partitions. Raises NonFiniteWeights, on all
+        ranks.
         """
-        parameters = whole_parameters(self.engine.module.network)
+        parameters = finite(whole_parameters(self.engine.module.network))
         if self.rank == 0:
             tokenizer = load_tokenizer(tokenizer_name)
             checkpoint.save(Path(folder) / "model", self.model, parameters, tokenizer, max_shard_bytes=max_shard_bytes)
