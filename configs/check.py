@@ -64,7 +64,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "rewards.judge.retries rewards.judge.backoff_s rewards.judge.cache "
         "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens learner.world_size",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
-        "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples "
+        "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.max_skipped_updates "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
         "rewards.processes rewards.memory_mb rewards.max_queue rewards.judge.budget "
         "rewards.judge.concurrency rewards.judge.max_tokens",
@@ -91,7 +91,14 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         value = _value(config, key)
         if not 0 < value < math.inf:
             yield f"{key}={value}: must be above 0"
-    for key in ("sampling.repetition_probability", "warm_start.direct_fraction", "rewards.judge.bias_threshold"):
+    if not 0 <= config.rollout.wait_for_verifier_s < math.inf:
+        yield f"rollout.wait_for_verifier_s={config.rollout.wait_for_verifier_s}: must be at least 0"
+    for key in (
+        "sampling.repetition_probability",
+        "warm_start.direct_fraction",
+        "rewards.judge.bias_threshold",
+        "rollout.max_unjudged",
+    ):
         value = _value(config, key)
         if not 0 <= value <= 1:
             yield f"{key}={value}: must be between 0 and 1"

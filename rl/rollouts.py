@@ -11,8 +11,11 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from lightning_cispo.configs.schema import ModelConfig, RunConfig
-from lightning_cispo.rl.types import Group, Prompt
+from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict
+from lightning_cispo.rl.types import Group, Prompt, Trajectory
 from lightning_cispo.rl.worker import Draw, RolloutWorker, Room
+
+_UNHEARD = Verdict(None, False, Status.infra_error, {}, "the worker died that was to judge it")
 
 
 @dataclass
@@ -122,6 +125,19 @@ class Rollouts:
         self.workers[index] = self._spawn(index)
         if self._weights:
             ray.get(self.workers[index].load_weights.remote(*self._weights))
+
+    def judge(self, pairs: Sequence[tuple[Problem, Trajectory]], max_tokens: int) -> list[Verdict]:
+        """Verdicts on responses that were judged before, in vain; in their order. The workers share them."""
+        asked = [(problem, Response(t.text, len(t.tokens_T), t.stop, max_tokens)) for problem, t in pairs]
+        parts = [asked[index :: len(self.workers)] for index in range(len(self.workers))]
+        found: list[Verdict] = [_UNHEARD] * len(asked)
+        pending = [(i, worker, worker.judge.remote(parts[i])) for i, worker in enumerate(self.workers) if parts[i]]
+        for index, worker, reference in pending:
+            try:
+                found[index :: len(self.workers)] = ray.get(reference)
+            except RayActorError as error:
+                self._replace(index, worker, error)
+        return found
 
     def metrics(self) -> dict[str, float]:
         """`rollout/...` and `verify/...` of all batches since the last call, all workers together."""

@@ -22,7 +22,7 @@ from lightning_cispo.model.network import MiniMax
 from lightning_cispo.model.spelling import spellings
 from lightning_cispo.model.tokenizer import decode, encode, load_tokenizer
 from lightning_cispo.rewards.grader import Grader
-from lightning_cispo.rewards.verdict import Response
+from lightning_cispo.rewards.verdict import Problem, Response, Verdict
 from lightning_cispo.rl.open_group import OpenGroup
 from lightning_cispo.rl.types import Group, Prompt
 
@@ -212,6 +212,11 @@ class RolloutWorker:
         self.engine.stats = EngineStats()
         self._start_clock()
         return found
+
+    def judge(self, pairs: list[tuple[Problem, Response]]) -> list[Verdict]:
+        """Verdicts on responses that were judged before, in vain; in their order."""
+        promises = [self.grader.submit(problem, response) for problem, response in pairs]
+        return [promise.result() for promise in promises]
 
     def close(self) -> None:
         self.grader.close()

@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lightning_cispo.train.ended import RunEnded
+
+
+class Stopped(Exception):
+    """Raised by `StopRequest.check` out of work that a resumed run repeats, such as generation."""
+
 
 class StoppedAtOnce(KeyboardInterrupt):
     """Raise where the program stands when a signal may not wait."""
@@ -19,12 +25,15 @@ class StoppedAtOnce(KeyboardInterrupt):
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """End the program in one line, with a shell's exit code, where a signal interrupts the block.
+    """End the program in one line, with a shell's exit code, where a signal interrupts the block or the run ends early.
 
     A library's clean-up may fail where the signal struck and raise its own exception: the chain of causes counts.
     """
     try:
         yield
+    except RunEnded as error:
+        print(f"ended: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except BaseException as error:
         interrupt = _interrupt(error)
         if interrupt is None:
@@ -73,6 +82,11 @@ class StopRequest:
         print(
             f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True
         )
+
+    def check(self) -> None:
+        """Raises Stopped once a stop was asked for."""
+        if self.signal is not None:
+            raise Stopped(self.signal.name)
 
     @property
     def exit_code(self) -> int:

@@ -145,8 +145,8 @@ class Learner:
         norm, applied = apply(engine)
         offending = [] if applied else offenders(engine, batches, losses, lambda batch: objective(batch)[0])
         router_tokens = sum(len(batch.tokens_T) for batch in batches if batch.samples) * self.model.num_hidden_layers
-        chosen_E = counts_E.cpu().numpy().astype(np.float64)
-        return UpdateReport(UpdateSums.of(found), chosen_E, router_tokens, norm, applied, offending)
+        counts = counts_E.cpu().numpy().astype(np.float64)
+        return UpdateReport(UpdateSums.of(found), counts, router_tokens, norm, applied, offending)
 
     def _loss(
         self, batch: MicroBatch, algorithm: AlgorithmConfig | None, load_E: np.ndarray | None, tokens: int

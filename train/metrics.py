@@ -70,12 +70,15 @@ TABLE: dict[str, list[Metric]] = {
         Metric("policy/loss_mass_positive", "1", "sum of |weight * advantage| over tokens with a positive advantage"),
         Metric("policy/loss_mass_negative", "1", "the same over tokens with a negative advantage"),
         Metric("policy/version", "count", "version of the weights published after the step"),
+        Metric("policy/skipped_updates", "count", "the step's updates not applied: loss or gradients were not finite"),
+        Metric("policy/empty_updates", "count", "the step's updates not made: no token counted in them"),
     ],
     "Warm start": [
         Metric("warm_start/step", "count", "supervised steps done"),
         Metric("warm_start/loss", "nats", "cross-entropy per demonstrated token"),
         Metric("warm_start/lr", "1", "learning rate"),
         Metric("warm_start/grad_norm", "1", "global gradient norm before clipping"),
+        Metric("warm_start/skipped", "count", "1 where the step was not applied: loss or gradients were not finite"),
     ],
     "Held-out evaluation": [
         Metric("eval/problems", "count", "held-out problems with a response that could be judged"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from lightning_cispo.kernels.native.library import library
 from lightning_cispo.launch.ray_cluster import ray_session
 from lightning_cispo.model import checkpoint
 from lightning_cispo.model.generation.randomness import stream_key
+from lightning_cispo.model.intact import NonFiniteWeights, finite
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
 from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.prompts import held_out_prompts, training_stream
@@ -28,14 +29,17 @@ from lightning_cispo.rl.summary import evaluation_metrics, verifier_error
 from lightning_cispo.rl.types import Group, Prompt
 from lightning_cispo.rl.worker import Draw
 from lightning_cispo.train.console import Console
+from lightning_cispo.train.ended import finite_or_ended
 from lightning_cispo.train.folder import free_name, last_checkpoint
 from lightning_cispo.train.interrupt import StopRequest
 from lightning_cispo.train.learner_group import LearnerGroup
 from lightning_cispo.train.lock import sole_user
 from lightning_cispo.train.memory import total_megabytes
 from lightning_cispo.train.schedule import stretched
+from lightning_cispo.train.skipped import SkippedUpdates
 from lightning_cispo.train.state import RunState, load_state, save_state
 from lightning_cispo.train.tracking import Tracker
+from lightning_cispo.train.verdicts import settled
 from lightning_cispo.train.weights import in_parts, network_config, tokenizer_name, weights_folder
 
 
@@ -73,6 +77,7 @@ class Run:
         self._stack.enter_context(sole_user(self.folder))
         self.console = Console(config.tracking.progress)
         self.console.line(f"run folder {self.folder}")
+        self.skipped = SkippedUpdates(self.folder, config.learner.max_skipped_updates, self.console.line)
         if config.resume:
             planned = load_yaml(self.folder / "config.yaml").steps
             if said := stretched(config.optimizer, planned, config.steps):
@@ -131,15 +136,32 @@ class Run:
         with self.console.bar(len(prompts), "generate", "prompt") as bar:
             return self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
 
+    def settle(self, groups: list[Group], max_tokens: int) -> list[Group]:
+        """The groups with verdicts, for which it may wait.
+
+        Raises VerifiersDown, and Stopped once a stop was asked for.
+        """
+        judge = partial(self.rollouts.judge, max_tokens=max_tokens)
+        return settled(groups, self.config.rollout, judge, self.console.line, self.stop.check)
+
     def publish(self, version: int) -> dict[str, float]:
-        """The learner's weights to every worker; the version is the number of RL steps that made them."""
+        """The learner's weights to every worker; the version is the number of RL steps that made them.
+
+        Raises RunEnded where they are not finite.
+        """
         started = time.monotonic()
-        self.rollouts.publish(self.learner.export(), version)
+        with finite_or_ended():
+            parts = self.learner.export()
+        self.rollouts.publish(parts, version)
         return {"time/publish_s": time.monotonic() - started, "policy/version": float(version)}
 
     def publish_folder(self, folder: str) -> None:
-        """Weights from disk to every worker, without a learner."""
-        self.rollouts.publish([ray.put(part) for part in in_parts(checkpoint.read(weights_folder(folder)))], 0)
+        """Weights from disk to every worker, without a learner. Raises ConfigError where they are not finite."""
+        try:
+            parts = [ray.put(part) for part in in_parts(finite(checkpoint.read(weights_folder(folder))))]
+        except NonFiniteWeights as error:
+            raise ConfigError(f"checkpoint={folder}: {error}") from None
+        self.rollouts.publish(parts, 0)
 
     def evaluate(self) -> list[Group]:
         """Held-out responses under the published weights, logged and traced under the current step.
@@ -192,17 +214,21 @@ class Run:
         return decode(self.tokenizer, tokens_T.tolist())
 
     def save(self) -> Path:
-        """A checkpoint of all that the run needs to go on; written aside and renamed."""
+        """A checkpoint of all that the run needs to go on; written aside and renamed.
+
+        Raises RunEnded, and leaves the former ones, where the weights are not finite.
+        """
         started, state = time.monotonic(), self.state
         state.position, state.warm_start_position = self.prompts.position, self.warm_start_prompts.position
         state.courses = self.prompts.courses.state()
         state.expert_load_E = self.learner.expert_load_E
         name = tokenizer_name(self.config)
-        saved = save_state(
-            self.folder / "checkpoints",
-            state,
-            lambda folder: self.learner.save(str(folder.resolve()), name),
-            self.config.checkpoints.keep,
-        )
+        with finite_or_ended():
+            saved = save_state(
+                self.folder / "checkpoints",
+                state,
+                lambda folder: self.learner.save(str(folder.resolve()), name),
+                self.config.checkpoints.keep,
+            )
         self.tracker.log(state.step, {"time/checkpoint_s": time.monotonic() - started})
         return saved

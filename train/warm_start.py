@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_cispo.rl.demonstrations import demonstration_samples
+from lightning_cispo.train.learner_group import Outcome
 from lightning_cispo.train.run import Run
 from lightning_cispo.train.schedule import learning_rate
 
@@ -25,8 +26,16 @@ def warm_start(run: Run) -> bool:
             )
             lr = learning_rate(options.optimizer, done, options.steps)
             report = run.learner.update(samples, lr, algorithm=None)
+            run.skipped.note(f"warm-{done + 1:06d}", report)
             run.state.warm_start_step += 1
-            metrics = {"step": done + 1, "loss": report.sums.loss, "grad_norm": report.grad_norm, "lr": lr}
+            skipped = float(report.outcome is Outcome.skipped)
+            metrics = {
+                "step": done + 1,
+                "loss": report.sums.loss,
+                "grad_norm": report.grad_norm,
+                "lr": lr,
+                "skipped": skipped,
+            }
             run.tracker.log(0, {f"warm_start/{name}": value for name, value in metrics.items()})
             bar.set_postfix(loss=f"{report.sums.loss:.3f}")
             bar.update(1)

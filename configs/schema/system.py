@@ -28,6 +28,7 @@ class LearnerConfig:
     precision: Precision = Precision.float32
     exact: bool = False  # log-probabilities equal the sampler's to the bit; slower on both sides
     threads: int = 0  # CPU threads a rank; 0: the machine's cores / world_size
+    max_skipped_updates: int = 5  # in a row, as loss or gradients were not finite; then the run ends
 
 
 @dataclass
@@ -39,6 +40,8 @@ class RolloutConfig:
     recompute: bool = False  # responses under way when weights arrive: states and keys anew from these, not as they are
     threads: int = 0  # CPU threads a worker; 0: the machine's cores / workers
     max_restarts: int = 3  # times a dead worker is replaced before the run gives up
+    max_unjudged: float = 0.5  # share of a step's responses that may lack a verdict as verifiers fail; beyond it ...
+    wait_for_verifier_s: float = 600.0  # ... the run waits and tries again for so long, then saves and ends
 
 
 @dataclass
