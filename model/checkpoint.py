@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_cispo.configs.schema import ModelConfig
 from lightning_cispo.model.aside import written_aside
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config, to_hf
+from lightning_cispo.model.intact import fits
 from lightning_cispo.model.layout import IGNORED, Piece, is_router, parameter_shapes, pieces
 from lightning_cispo.model.partition import local_part
 from lightning_cispo.model.shards import ShardReader, ShardWriter, listed
@@ -29,7 +30,7 @@ __all__ = ["CheckpointError", "load", "read", "read_config", "save"]
 def read(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     """In-memory names and full tensors, in the stored dtype, one parameter at a time.
 
-    Raises: CheckpointError, before the first tensor.
+    Raises: CheckpointError, before the first tensor; for one that is not finite when its turn comes.
     """
     config = read_config(folder)
     reader = _checked_reader(folder, config)
@@ -49,7 +50,7 @@ def load(folder: str | Path, network: nn.Module) -> None:
 
     Under `deepspeed.zero.Init` each rank reads its own partition and nothing else. Call it before
     `deepspeed.initialize`, which copies the weights into the optimizer.
-    Raises: CheckpointError; the network is then untouched.
+    Raises: CheckpointError; the network is then untouched, or half filled where a value is not finite.
     """
     config: ModelConfig = network.config  # type: ignore[assignment]
     if wrong := differences(config, read_config(folder)):
@@ -64,12 +65,20 @@ def load(folder: str | Path, network: nn.Module) -> None:
 
 
 def _fill(target_N: Tensor, start: int, parts: list[Piece], reader: ShardReader) -> None:
-    """Copy elements [start, start + N) of the concatenated parts; a target reaching past their end keeps its tail."""
+    """Copy elements [start, start + N) of the concatenated parts; a target reaching past their end keeps its tail.
+
+    Raises CheckpointError where a value is not finite in the target's dtype.
+    """
     offset, stop = 0, start + len(target_N)
     for part in parts:
         low, high = max(start, offset), min(stop, offset + part.numel)
         if low < high:
-            target_N[low - start : high - start].copy_(reader.flat(part.key, low - offset, high - offset))
+            own_N = target_N[low - start : high - start]
+            own_N.copy_(reader.flat(part.key, low - offset, high - offset))
+            if not fits(own_N, own_N.dtype):
+                raise CheckpointError(
+                    f"{reader.folder}: {part.key}: holds NaN, infinity, or more than {own_N.dtype} can"
+                )
         offset += part.numel
 
 

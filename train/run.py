@@ -20,7 +20,7 @@ from lightning_cispo.kernels.native.library import library
 from lightning_cispo.launch.ray_cluster import ray_session
 from lightning_cispo.model import checkpoint
 from lightning_cispo.model.generation.randomness import stream_key
-from lightning_cispo.model.intact import NonFiniteWeights, finite
+from lightning_cispo.model.hf_config import CheckpointError
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
 from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.prompts import held_out_prompts, training_stream
@@ -120,12 +120,18 @@ class Run:
         self.prompts.courses.restore(state.courses)
 
     def start_learner(self, weights: str | None, optimizer: OptimizerConfig, phase_resumed: bool) -> None:
-        """A fresh optimizer over `weights`, or the resumed checkpoint's where it was saved in this phase."""
-        if self.resumed and phase_resumed:
-            self.learner.start(str(self.resumed / "model"), optimizer)
-            self.learner.restore(str(self.resumed), self.state.expert_load_E)
-        else:
-            self.learner.start(str(weights_folder(weights)) if weights else None, optimizer)
+        """A fresh optimizer over `weights`, or the resumed checkpoint's where it was saved in this phase.
+
+        Raises ConfigError for weights that are no good.
+        """
+        resumed = self.resumed if phase_resumed else None
+        folder = resumed / "model" if resumed else weights_folder(weights) if weights else None
+        try:
+            self.learner.start(str(folder) if folder else None, optimizer)
+        except CheckpointError as error:
+            raise ConfigError(str(getattr(error, "cause", error))) from None  # of Ray's error: what the rank raised
+        if resumed:
+            self.learner.restore(str(resumed), self.state.expert_load_E)
 
     def steps(self) -> Iterator[int]:
         """RL steps still to do, from 1; ends early once a stop was asked for."""
@@ -156,10 +162,10 @@ class Run:
         return {"time/publish_s": time.monotonic() - started, "policy/version": float(version)}
 
     def publish_folder(self, folder: str) -> None:
-        """Weights from disk to every worker, without a learner. Raises ConfigError where they are not finite."""
+        """Weights from disk to every worker, without a learner. Raises ConfigError for a checkpoint that is no good."""
         try:
-            parts = [ray.put(part) for part in in_parts(finite(checkpoint.read(weights_folder(folder))))]
-        except NonFiniteWeights as error:
+            parts = [ray.put(part) for part in in_parts(checkpoint.read(weights_folder(folder)))]
+        except CheckpointError as error:
             raise ConfigError(f"checkpoint={folder}: {error}") from None
         self.rollouts.publish(parts, 0)
 

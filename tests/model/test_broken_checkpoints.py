@@ -121,3 +121,24 @@ def test_another_shape_names_the_keys(saved):
     other = network(1, ModelConfig(**{**vars(CONFIG), "hidden_size": 64, "layernorm_mlp_alpha": 2.0}))
     with pytest.raises(CheckpointError, match="hidden_size: 64, not 32; .*layernorm_mlp_alpha: 2.0, not"):
         load(saved, other)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(saved, value):
+    last = sorted(saved.glob("model-*.safetensors"))[-1]
+    tensors = load_file(last)
+    key = sorted(tensors)[0]
+    tensors[key].view(-1)[-1] = value
+    save_file(tensors, last, metadata={"format": "pt"})
+    for use in (lambda: load(saved, network(5)), lambda: list(read(saved))):
+        with pytest.raises(CheckpointError, match=f"{key}: holds NaN, infinity"):
+            use()
+
+
+def test_weights_that_the_network_s_dtype_cannot_hold(tmp_path):
+    made = {name: parameter.detach().clone() for name, parameter in network(1).named_parameters()}
+    made["lm_head.weight"][0, 0] = 1e38
+    save(tmp_path / "wide", CONFIG, made.items())
+    load(tmp_path / "wide", network(5))
+    with pytest.raises(CheckpointError, match=r"lm_head.weight: holds .* more than torch.float16 can"):
+        load(tmp_path / "wide", network(5).half())
