@@ -13,6 +13,7 @@ from lightning_cispo.rl.advantages import Sample
 from lightning_cispo.rl.packing import pack
 from lightning_cispo.rl.statistics import UpdateSums
 from lightning_cispo.train.learner import Learner, Policy
+from lightning_cispo.train.step import backward
 from tests.benchmarks.generation import network, shape
 
 if not torch.cuda.is_available():
@@ -31,11 +32,13 @@ def test_a_micro_batch_waits_for_nothing(replayed):
     batches = pack([_sample(model, length, replayed) for length in (300, 500, 40)], 1, 600)[0]
     load_E = np.full(model.num_local_experts, 1 / 8)
 
+    engine = SimpleNamespace(set_gradient_accumulation_boundary=bool, backward=torch.Tensor.backward)
+
     def run() -> list[torch.Tensor]:
         found = []
         for batch in batches:
             loss, sums, chosen_E = learner._loss(batch, AlgorithmConfig(), load_E, 840)
-            loss.backward()
+            backward(engine, loss, 2, last=False)
             found += [sums, chosen_E]
         return found
 

@@ -66,6 +66,19 @@ def test_groups_are_whole_judged_and_in_order(rollouts, prompts):
     assert 0 < metrics["rollout/occupancy"] <= 1
 
 
+def test_responses_are_judged_anew_in_their_order(rollouts, prompts):
+    """Also when a worker dies over it: its share stays without a verdict, and the next call has it judged."""
+    found = rollouts(2)
+    pairs = [(group.prompt.problem, t) for group in found.collect(prompts[:3], DRAW) for t in group.trajectories]
+    first = [t.verdict for _, t in pairs]
+    assert len({verdict.reward for verdict in first}) > 1, "their order shows"
+    assert found.judge(pairs, DRAW.max_tokens) == first
+    os.kill(found.wait_until_ready()[1], signal.SIGKILL)
+    again = found.judge(pairs, DRAW.max_tokens)
+    assert again[::2] == first[::2] and all(verdict.reward is None for verdict in again[1::2])
+    assert found.restarts == 1 and found.judge(pairs, DRAW.max_tokens) == first
+
+
 def test_a_dead_worker_is_replaced_and_nothing_changes(rollouts, prompts):
     undisturbed = tokens(rollouts(1).collect(prompts, DRAW))
     found = rollouts(2)
