@@ -107,10 +107,13 @@ def _bench(settings: dict[str, str]) -> int:
         responses = [Response(row["response"], len(row["response"]), "eos", len(row["response"]) + 1) for row in rows]
         verdicts = [future.result() for future in map(grader.submit, problems, responses)]
         seconds = time.monotonic() - began
-        latency = grader.stats()["latency_mean_s"]
+        stats = grader.stats()
     counts = Counter(verdict.status for verdict in verdicts)
-    print(f"{len(rows)} responses in {seconds:.2f} s: {len(rows) / seconds:.1f} a second, {latency * 1000:.1f} ms each")
+    speed, latency_ms = len(rows) / seconds, stats["latency_mean_s"] * 1000
+    print(f"{len(rows)} responses in {seconds:.2f} s: {speed:.1f} a second, {latency_ms:.1f} ms each")
     print(", ".join(f"{status.value} {counts[status]}" for status in Status))
+    for name, (count, reason) in stats["failures"].items():
+        print(f"  {name} failed {count} times, at last: {reason}")
     if not settings["against"]:
         return 0
     others = _rows(Path(settings["against"]), ("correct",))

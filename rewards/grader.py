@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Grader:
-    """Grades from any thread. `reward = clip(sum of weight * part)` over the parts with a weight.
+    """Grade from any thread. `reward = clip(sum of weight * part)` over the parts with a weight.
 
     `timeout_s` seconds and `memory_mb` MB are one verification's; an answer that needs more counts as wrong
     (status timeout, or fail with its reason), or a policy could escape its zeros by hanging the verifier. Where the
@@ -134,7 +134,7 @@ class Grader:
         return self.submit(problem, response).result()
 
     async def grade_async(self, problem: Problem, response: Response) -> Verdict:
-        """For asyncio: the event loop goes on meanwhile."""
+        """Grade without holding the event loop."""
         return await asyncio.wrap_future(await asyncio.to_thread(self.submit, problem, response))
 
     def stats(self, reset: bool = False) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Grader:
         return {**judged, **self._tally.stats(reset), "queue_depth": self._pool.depth()}
 
     def close(self) -> None:
-        """Ends the isolated processes; verdicts still pending become infrastructure errors."""
+        """End the isolated processes; verdicts still pending become infrastructure errors."""
         self._pool.close()
         if self._judge is not None:
             self._judge.close()

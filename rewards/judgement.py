@@ -1,4 +1,4 @@
-"""What a verifier says at once: a decision, or the call in an isolated process that will decide."""
+"""Define what a verifier returns at once: a decision, or the call in an isolated process that will decide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Decision:
-    """`reason` tells a person why the answer is wrong; empty when it is right."""
+    """Hold a correctness. `reason` tells a person why the answer is wrong; empty when it is right."""
 
     correct: bool
     reason: str = ""
@@ -16,7 +16,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Call:
-    """`function` ("module:name") in an isolated process on JSON `args`.
+    """Describe a call: `function` ("module:name") on JSON `args`.
 
     It returns whether the answer is right, or what `Grader` documents for a user's verifier.
     """

@@ -1,4 +1,4 @@
-"""Verifiers by name: the built-in ones, and a user's own by dotted path."""
+"""Look verifiers up by name: the built-in ones, and a user's own by dotted path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from lightning_cispo.rewards import code, logic, math
 from lightning_cispo.rewards.answer import final_text, same_value
-from lightning_cispo.rewards.isolated import CallRaised, CallTimeout, IsolatedPool
+from lightning_cispo.rewards.isolated import IsolatedPool
 from lightning_cispo.rewards.judgement import Call, Decision
 from lightning_cispo.rewards.verdict import Problem, Response
 
@@ -25,7 +25,7 @@ def _exact(problem: Problem, response: Response, _: code.CodeOptions) -> Decisio
 
 
 def _by_model(problem: Problem, response: Response, _: code.CodeOptions) -> Decision:
-    """What needs no model: the rest is `Grader`'s to ask, which has one."""
+    """Handle the cases that need no judge model. `Grader` owns the client and sends it the rest."""
     if final_text(response.text) is None:
         return Decision(False, "no answer after </think>")
     raise ValueError("verifier 'judge': set rewards.judge.url and rewards.judge.model")
@@ -41,8 +41,10 @@ VERIFIERS: dict[str, Judge] = {
 
 
 def judge(problem: Problem, response: Response, options: code.CodeOptions) -> Decision | Call:
-    """What the problem's verifier says at once. Raises ValueError for a name that there is not,
-    and for a problem whose tests can't be used."""
+    """Return what the problem's verifier decides at once, or the call that will decide.
+
+    Raises: ValueError for an unknown name, and whatever a problem that cannot be judged leads to.
+    """
     if problem.verifier in VERIFIERS:
         return VERIFIERS[problem.verifier](problem, response, options)
     if not _DOTTED.fullmatch(problem.verifier):
@@ -52,29 +54,26 @@ def judge(problem: Problem, response: Response, options: code.CodeOptions) -> De
 
 
 def check_verifier(name: str, min_isolation: str = "rlimits") -> str | None:
-    """One line that says why there is no such verifier, or None. A user's module is imported in a process apart,
-    for code a sandbox of at least `min_isolation` is started there."""
+    """Return one line that says why a verifier cannot be used, or None.
+
+    A user's module is imported in a process apart; for code a sandbox of at least `min_isolation` is started there.
+    """
     if name == "code":
-        return _check_sandbox(min_isolation)
+        wrong = _failure("lightning_cispo.rewards.code_runner:level", min_isolation)
+        return wrong and f"verifier 'code': {wrong}"
     if name in VERIFIERS:
         return None
     if not _DOTTED.fullmatch(name):
         return _unknown(name)
-    with IsolatedPool() as pool:
-        try:
-            pool.submit("lightning_cispo.rewards.user:resolvable", [name], [name.partition(":")[0]]).result()
-        except CallRaised as error:
-            return f"verifier {name!r} can't be loaded: {error}"
-    return None
+    wrong = _failure("lightning_cispo.rewards.user:resolvable", name, name.partition(":")[0])
+    return wrong and f"verifier {name!r} can't be loaded: {wrong}"
 
 
-def _check_sandbox(min_isolation: str) -> str | None:
+def _failure(function: str, argument: str, *modules: str) -> str | None:
+    """Call a function in a process of its own. Returns what failed, also by killing that process, or None."""
     with IsolatedPool(timeout_s=60.0) as pool:
-        try:
-            pool.submit("lightning_cispo.rewards.code_runner:level", [min_isolation]).result()
-        except (CallRaised, CallTimeout) as error:
-            return f"verifier 'code': {error}"
-    return None
+        error = pool.submit(function, [argument], modules).exception()
+    return None if error is None else " ".join(str(error).split())
 
 
 def _unknown(name: str) -> str:

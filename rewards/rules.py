@@ -1,4 +1,4 @@
-"""Rules on a response's form: each gives a part of the reward, from text or token counts alone, in linear time."""
+"""Score a response's form: each rule gives a part of the reward, from text or token counts alone, in linear time."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ def tools_score(text: str) -> float:
 
 
 def language_score(text: str, script: str) -> float:
-    """The share of letters that belong to a script ("latin", "cjk", "cyrillic" ...: the first word of their Unicode
-    names). 1.0 if there are no letters. The thinking counts too: that is where languages get mixed."""
+    """Return the share of letters that belong to a script; 1.0 if there are no letters.
+
+    A script is the first word of its letters' Unicode names: latin, cjk, cyrillic ... The thinking counts too: that is
+    where languages get mixed.
+    """
     letters = [character for character in text if character.isalpha()]
     prefix = script.upper()
     return sum(unicodedata.name(c, "").startswith(prefix) for c in letters) / len(letters) if letters else 1.0
 
 
 def length_score(tokens: int, least: int, most: int) -> float:
-    """0.0 from `least` to `most` tokens (0: no upper bound), else -1.0."""
+    """Return 0.0 from `least` to `most` tokens (0: no upper bound), else -1.0."""
     return -1.0 if tokens < least or 0 < most < tokens else 0.0

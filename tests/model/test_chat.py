@@ -87,6 +87,7 @@ def test_calls_of_an_assistant_message_are_written_as_they_are_parsed():
     [
         ("", "{}"),
         (" \n", "{}"),
+        (None, "{}"),
         ("{}", "{}"),
         ({}, "{}"),
         ('{\n  "a": 1.50,\r\n  "b": ["x:\\n, y", {}]\n}\n', '{"a": 1.50, "b": ["x:\\n, y", {}]}'),

@@ -53,6 +53,12 @@ def test_bench_reports_throughput_and_disagreements(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().out
     assert "10 responses in" in said and "pass 1, fail 9, timeout 0, infra_error 0" in said
     assert "1 disagreements" in said and "line 8: wrong here" in said
+    data.write_text(json.dumps({"gold": "5", "response": "5"}) + "\n")
+    assert main(["bench", f"data={data}", "task=tests.rewards.verifiers:raises"]) == 0
+    assert (
+        "tests.rewards.verifiers:raises failed 1 times, at last: the verifier failed: KeyError"
+        in capsys.readouterr().out
+    )
     data.write_text('{"gold": "5"}\n')
     assert main(["bench", f"data={data}"]) == 2
     assert "line 1: needs response" in capsys.readouterr().err

@@ -276,6 +276,17 @@ def test_verifiers_are_checked_before_a_run() -> None:
     assert "not a function" in (check_verifier(f"{MINE}:number") or "")
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [("raise ValueError('two\\nlines')", "ValueError: two lines"), ("import os; os._exit(3)", "process")],
+)
+def test_a_module_whose_import_fails_is_refused_in_one_line(tmp_path, monkeypatch, body, says) -> None:
+    (tmp_path / "failing_verifier.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = check_verifier("failing_verifier:f") or ""
+    assert found.startswith("verifier 'failing_verifier:f' can't be loaded: ") and says in found and "\n" not in found
+
+
 def test_stats() -> None:
     with Grader(timeout_s=2.0) as grader:
         for function in ("contains", "sleeps", "raises"):
