@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Draws in a row without a usable problem after which a task is too small for what is asked of it.
-_PATIENCE = 20_000
+PATIENCE = 20_000
 
 
 @dataclass
@@ -49,7 +49,7 @@ class PromptStream:
                 misses = 0
                 continue
             misses += 1
-            if misses > self.courses.patience(_PATIENCE):
+            if misses > self.courses.patience(PATIENCE):
                 if self.courses.retreat():
                     misses = 0
                     continue
@@ -68,8 +68,7 @@ class PromptMaker:
 
     def __call__(self, problem: Problem) -> Prompt | None:
         """None if the prompt is longer than data.max_prompt_tokens."""
-        compact = self.data.prompt_style is PromptStyle.compact
-        question = logic.compact(problem) if compact else problem.prompt
+        question = self._question(problem)
         content = question + self.data.instruction, self.data.system, self.data.chat_template
         if self.data.chat_template is ChatTemplate.plain:  # may be rendered already, special tokens included
             tokens = encode(self.tokenizer, prompt_text(*content))
@@ -77,29 +76,36 @@ class PromptMaker:
             tokens = encode_filled(self.tokenizer, prompt_text, *content)
         if len(tokens) > self.data.max_prompt_tokens:
             return None
-        return Prompt(stream_key(problem.task, question), problem, np.array(tokens, dtype=np.int32))
+        return Prompt(self.identity(problem), problem, np.array(tokens, dtype=np.int32))
 
-    def held_out(self, prompt: Prompt) -> bool:
+    def identity(self, problem: Problem) -> int:
+        """A prompt's id, without making it."""
+        return stream_key(problem.task, self._question(problem))
+
+    def held_out(self, identity: int) -> bool:
         """Whether a prompt belongs to the held-out share: a property of its content, so the two sides can't overlap."""
-        return prompt.id % 100 < self.data.held_out_percent
+        return identity % 100 < self.data.held_out_percent
+
+    def _question(self, problem: Problem) -> str:
+        return logic.compact(problem) if self.data.prompt_style is PromptStyle.compact else problem.prompt
 
 
 def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptStream:
     make = PromptMaker(data, tokenizer)
     courses = Courses(data.tasks)
     if data.tasks:
-        problem_at = _task_problems(data.tasks, seed, courses)
+        problem_at = task_problems(data.tasks, seed, courses)
     else:
         assert data.train is not None
         rows = read_rows(data, data.train, data.train_split)
         problem_at = _shuffled(rows, seed)
-    evaluated = {p.id for p in _eval_file_prompts(data, make)} if data.eval else None
+    evaluated = set(map(make.identity, read_rows(data, data.eval, data.eval_split))) if data.eval else None
 
     def draw(position: int) -> Prompt | None:
         problem = problem_at(position)
         prompt = make(problem)
         if prompt is not None:
-            kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt)
+            kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt.id)
             prompt = None if kept_back else prompt
         courses.note(problem, usable=prompt is not None)
         return prompt
@@ -107,41 +113,7 @@ def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: 
     return PromptStream(draw, courses)
 
 
-def held_out_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Prompt]:
-    """Up to `count` distinct held-out prompts, the same ones whatever the run's seed."""
-    if not count:
-        return []
-    make = PromptMaker(data, tokenizer)
-    found: dict[int, Prompt] = {}
-    for prompt in _candidates(data, make):
-        found.setdefault(prompt.id, prompt)
-        if len(found) == count:
-            break
-    return list(found.values())
-
-
-def _candidates(data: DataConfig, make: PromptMaker) -> Iterator[Prompt]:
-    if data.eval:
-        yield from _eval_file_prompts(data, make)
-        return
-    if data.tasks:
-        problem_at = _task_problems(data.tasks, -1, Courses([replace(task, curriculum=None) for task in data.tasks]))
-        problems: Iterator[Problem] = (problem_at(position) for position in range(_PATIENCE))
-    else:
-        assert data.train is not None
-        problems = iter(read_rows(data, data.train, data.train_split))
-    for problem in problems:
-        prompt = make(problem)
-        if prompt and make.held_out(prompt):
-            yield prompt
-
-
-def _eval_file_prompts(data: DataConfig, make: PromptMaker) -> Iterator[Prompt]:
-    assert data.eval is not None
-    yield from filter(None, map(make, read_rows(data, data.eval, data.eval_split)))
-
-
-def _task_problems(tasks: list[TaskConfig], seed: int, courses: Courses) -> Callable[[int], Problem]:
+def task_problems(tasks: list[TaskConfig], seed: int, courses: Courses) -> Callable[[int], Problem]:
     bounds = np.cumsum([task.weight for task in tasks])
 
     def problem_at(position: int) -> Problem:

@@ -23,7 +23,8 @@ from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.hf_config import CheckpointError
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
 from lightning_cispo.rl.guard import guarded
-from lightning_cispo.rl.prompts import held_out_prompts, training_stream
+from lightning_cispo.rl.held_out import HeldOut, held_out_prompts
+from lightning_cispo.rl.prompts import training_stream
 from lightning_cispo.rl.rollouts import Rollouts
 from lightning_cispo.rl.summary import evaluation_metrics, verifier_error
 from lightning_cispo.rl.types import Group, Prompt
@@ -175,7 +176,7 @@ class Run:
         Their random streams are the same every time, so that evaluations differ by the weights alone.
         """
         started, options = time.monotonic(), self.config.evaluation
-        prompts = self._held_out
+        prompts = self._held_out.prompts
         if not prompts:
             return []
         seed = stream_key("evaluation", self.config.seed)
@@ -184,17 +185,21 @@ class Run:
             groups = self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
         guarded(self.rollouts.metrics)  # else the next step's would count these responses too
         self.tracker.log_traces(self.state.step, groups, kind="eval", decode=self._decode)
-        metrics = {**guarded(evaluation_metrics, groups), "time/evaluate_s": time.monotonic() - started}
+        metrics = {**guarded(evaluation_metrics, groups), "eval/left_out": float(self._held_out.left_out)}
+        metrics["time/evaluate_s"] = time.monotonic() - started
         self.tracker.log(self.state.step, metrics)
         self.console.evaluation(f"held out after step {self.state.step}", metrics, verifier_error(groups))
         return groups
 
     @cached_property
-    def _held_out(self) -> list[Prompt]:
+    def _held_out(self) -> HeldOut:
         try:
-            return held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
+            found = held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
         except ValueError as error:
             raise ConfigError(f"data.eval={self.config.data.eval}: {error}") from error
+        if found.asked:
+            self.console.line(f"held out: {found}")
+        return found
 
     def finish_step(self, groups: list[Group], metrics: dict[str, float], seconds: float) -> None:
         """Count the step, record it, and evaluate and save where the configuration says so."""

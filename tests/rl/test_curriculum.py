@@ -10,7 +10,8 @@ import pytest
 from lightning_cispo.configs.schema import CurriculumConfig, DataConfig, PromptStyle, TaskConfig
 from lightning_cispo.model.tokenizer import load_tokenizer
 from lightning_cispo.rewards.verdict import Status, Verdict
-from lightning_cispo.rl.prompts import PromptStream, held_out_prompts, training_stream
+from lightning_cispo.rl.held_out import held_out_prompts
+from lightning_cispo.rl.prompts import PromptStream, training_stream
 from lightning_cispo.rl.types import Group, Prompt, Trajectory
 from lightning_cispo.train.metrics import describe
 
@@ -51,13 +52,13 @@ def test_a_level_rises_with_the_pass_rate_and_is_saved() -> None:
 
 
 def test_evaluation_keeps_to_the_parameters() -> None:
-    assert levels(held_out_prompts(DATA, load_tokenizer("bytes"), 5)) == set()
+    assert levels(held_out_prompts(DATA, load_tokenizer("bytes"), 5).prompts) == set()
 
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
     monkeypatch.setattr("lightning_cispo.rl.curriculum._PATIENCE", 200)
-    monkeypatch.setattr("lightning_cispo.rl.prompts._PATIENCE", 400)
+    monkeypatch.setattr("lightning_cispo.rl.prompts.PATIENCE", 400)
 
 
 # Of 60 numbers, those from `min_n` on: a level of 59 has two problems.
