@@ -26,20 +26,20 @@ def check(config: RunConfig, trains: bool = True) -> None:
     if not config.data.tasks and not config.data.train and (trains or not config.data.eval):
         key = "data.train" if trains else "data.eval"
         raise ConfigError(f"{key}=null: name a .jsonl or .parquet file or a hub dataset, or give data.tasks")
-    for problem in problems(config):
+    for problem in problems(config, trains):
         raise ConfigError(problem)
     if trains and (cut := _cut_distribution(config)):
         raise ConfigError(cut)
 
 
-def problems(config: RunConfig) -> Iterator[str]:
+def problems(config: RunConfig, trains: bool = True) -> Iterator[str]:
     """Everything that is wrong, one line each, naming the key and what would be right."""
     yield from _run(config)
     yield from _ranges(config)
     yield from _algorithm(config)
     yield from _optimizer("optimizer", config.optimizer)
     yield from _optimizer("warm_start.optimizer", config.warm_start.optimizer)
-    yield from _data(config)
+    yield from _data(config, trains)
     yield from _sampling(config)
     yield from _rewards(config)
     yield from _system(config)
@@ -155,7 +155,7 @@ def _optimizer(section: str, options: OptimizerConfig) -> Iterator[str]:
             yield f"{section}.{name}={getattr(options, name)}: must be above 0"
 
 
-def _data(config: RunConfig) -> Iterator[str]:
+def _data(config: RunConfig, trains: bool) -> Iterator[str]:
     data = config.data
     if data.tasks and data.train:
         yield f"data.train={data.train}: data.tasks is set too; choose one, for instance by data.tasks=[]"
@@ -171,7 +171,7 @@ def _data(config: RunConfig) -> Iterator[str]:
     if data.tokenizer == "checkpoint" and config.checkpoint is None:
         yield "data.tokenizer=checkpoint: add checkpoint=<folder>"
     whole = data.max_prompt_tokens + config.sampling.max_tokens
-    if config.learner.micro_batch_tokens < whole:
+    if trains and config.learner.micro_batch_tokens < whole:
         yield (
             f"learner.micro_batch_tokens={config.learner.micro_batch_tokens}: must hold one prompt and its response, "
             f"data.max_prompt_tokens + sampling.max_tokens = {whole}"

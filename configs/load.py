@@ -16,6 +16,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from lightning_cispo.configs.check import check
 from lightning_cispo.configs.errors import ConfigError, first_line, refusals, require
+from lightning_cispo.configs.evaluation import take_over
 from lightning_cispo.configs.file import read_yaml, to_yaml
 from lightning_cispo.configs.keys import refuse_unknown, type_of, wanted
 from lightning_cispo.configs.resume import CHANGEABLE, changed_rates, may_change
@@ -43,8 +44,9 @@ class Setting(NamedTuple):
 def load_config(overrides: Sequence[str], data_shorthand: bool = False) -> RunConfig:
     """Compose configs/config.yaml with overrides (`model=small`, `steps=20`); the last of a key counts.
 
-    With `resume=<run folder>` the folder's config.yaml is the base instead. `data_shorthand` reads
-    `data=<file or hub name>` as what to evaluate on. Raises ConfigError.
+    With `resume=<run folder>` the folder's config.yaml is the base instead. `data_shorthand` is an evaluation's: it
+    reads `data=<file or hub name>` as what to evaluate on, and takes over what the checkpoint's run has (see
+    configs/evaluation.py). Raises ConfigError.
     """
     config, _ = _composed(overrides, data_shorthand)
     check(config, trains=not data_shorthand or config.resume is not None)
@@ -76,11 +78,12 @@ def main_config(
             print(_help(command, arguments, data_shorthand))
             raise SystemExit(0)
         config, notes = _composed(arguments, data_shorthand)
-        check(config, trains=not data_shorthand or config.resume is not None)
+        trains = not data_shorthand or config.resume is not None
+        check(config, trains)
         require(command, *packages)
         for checked in preflight:
             checked(config)
-    for warning in [*notes, *warnings(config)]:
+    for warning in [*notes, *warnings(config, trains)]:
         print(f"warning: {warning}", file=sys.stderr)
     return config
 
@@ -103,6 +106,8 @@ def _composed(overrides: Sequence[str], data_shorthand: bool) -> tuple[RunConfig
     def build() -> DictConfig:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
             composed = compose("config", chosen)
+        if data_shorthand:
+            take_over(composed, {setting.key: setting.value for setting in settings})
         for setting in settings:
             if setting.key not in groups():
                 OmegaConf.update(composed, setting.key, setting.value)

@@ -5,8 +5,18 @@ from __future__ import annotations
 from lightning_cispo.configs.schema import Anchor, RunConfig
 
 
-def warnings(config: RunConfig) -> list[str]:
+def warnings(config: RunConfig, trains: bool = True) -> list[str]:
     """One line each, naming the key."""
+    found = []
+    if config.evaluation.temperature == 0 and config.evaluation.samples > 1:
+        found.append(
+            f"evaluation.samples={config.evaluation.samples} with evaluation.temperature=0: greedy samples of a prompt "
+            "are all the same"
+        )
+    return [*found, *_of_training(config)] if trains else found
+
+
+def _of_training(config: RunConfig) -> list[str]:
     options, found = config.algorithm, []
     if options.is_weight_min > 0:
         found.append(
@@ -25,11 +35,6 @@ def warnings(config: RunConfig) -> list[str]:
         )
     if config.sampling.temperature != 1.0:
         found.append(f"sampling.temperature={config.sampling.temperature}: the policy is trained at this temperature")
-    if config.evaluation.temperature == 0 and config.evaluation.samples > 1:
-        found.append(
-            f"evaluation.samples={config.evaluation.samples} with evaluation.temperature=0: greedy samples of a prompt "
-            "are all the same"
-        )
     if not (config.warm_start.steps or config.checkpoint or config.resume):
         found.append(
             "warm_start.steps=0 without checkpoint: random weights to which nothing was demonstrated rarely give "

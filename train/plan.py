@@ -19,25 +19,34 @@ def describe(config: RunConfig) -> str:
     model = network_config(config)
     rows = [
         *_run(config),
-        *_model(model),
+        *model_rows(model),
         *_step(config),
         *_learner(config, model),
-        *_rollout(config, model),
-        *_cluster(config),
+        *rollout_rows(config, model),
+        *cluster_rows(config),
     ]
+    return page(rows, config)
+
+
+def page(rows: list[tuple[str, str]], config: RunConfig) -> str:
+    """The rows as a table, and the whole configuration below it."""
     table = "\n".join(f"{label:<11} {text}" for label, text in rows)
     return f"{table}\n\n{to_yaml(config).rstrip()}"
 
 
+def run_folder(config: RunConfig) -> Path:
+    return Path(config.resume or Path(config.runs_dir) / free_name(Path(config.runs_dir), config.name))
+
+
 def _run(config: RunConfig) -> list[tuple[str, str]]:
-    folder = Path(config.resume or Path(config.runs_dir) / free_name(Path(config.runs_dir), config.name))
-    rows = [("run", f"{folder}{' (resumed)' if config.resume else ''}, {config.steps} steps, seed {config.seed}")]
+    resumed = " (resumed)" if config.resume else ""
+    rows = [("run", f"{run_folder(config)}{resumed}, {config.steps} steps, seed {config.seed}")]
     if config.checkpoint:
         rows.append(("weights", config.checkpoint))
     return rows
 
 
-def _model(model: ModelConfig) -> list[tuple[str, str]]:
+def model_rows(model: ModelConfig) -> list[tuple[str, str]]:
     counts, lightning = count_parameters(model), model.layer_types.count(LIGHTNING)
     layers = f"{model.num_hidden_layers} layers ({lightning} lightning, {model.num_hidden_layers - lightning} softmax)"
     experts = f"top {model.num_experts_per_tok} of {model.num_local_experts} experts"
@@ -87,7 +96,7 @@ def _learner(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
+def rollout_rows(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
     options = config.rollout
     itemsize = 2 if config.learner.precision is Precision.bfloat16 else 4
     longest = config.data.max_prompt_tokens + config.sampling.max_tokens
@@ -107,16 +116,17 @@ def _rollout(config: RunConfig, model: ModelConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _cluster(config: RunConfig) -> list[tuple[str, str]]:
+def cluster_rows(config: RunConfig, learner: bool = True) -> list[tuple[str, str]]:
     ranks, workers = config.learner.world_size, config.rollout.workers
-    actors = f"{ranks} learner + {workers} rollout actors"
+    actors = f"{ranks} learner + {workers} rollout actors" if learner else _count(workers, "rollout actor")
     if config.cluster.address:
         return [("Ray", f"attaches to {config.cluster.address}; {actors}")]
     cores = available_cores()
     threads = config.learner.threads or max(1, cores // ranks), config.rollout.threads or max(1, cores // workers)
+    turns = f"{threads[0]} threads a rank, {threads[1]} a worker: they take turns"
     return [
         ("Ray", f"started here on {cores} cores, object store {config.cluster.object_store_mb} MiB; {actors}"),
-        ("", f"{threads[0]} threads a rank, {threads[1]} a worker: they take turns"),
+        ("", turns if learner else f"{_count(threads[1], 'thread')} a worker"),
     ]
 
 

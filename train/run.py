@@ -41,7 +41,7 @@ from lightning_cispo.train.skipped import SkippedUpdates
 from lightning_cispo.train.state import RunState, load_state, save_state
 from lightning_cispo.train.tracking import Tracker
 from lightning_cispo.train.verdicts import settled
-from lightning_cispo.train.weights import in_parts, network_config, tokenizer_name, weights_folder
+from lightning_cispo.train.weights import in_parts, network_config, tokenizer_name, weights_folder, weights_state
 
 
 class Run:
@@ -53,6 +53,7 @@ class Run:
             config = replace(config, name=free_name(Path(config.runs_dir), config.name))
         self.config, self.folder = config, Path(config.resume or Path(config.runs_dir) / config.name)
         self.state = load_state(self.resumed) if self.resumed else RunState()
+        self.weights_known = True  # whether `state` tells which steps made the published weights
         self._parts = learner, rollouts
         self._stack = ExitStack()
 
@@ -89,6 +90,8 @@ class Run:
         self.tokenizer = load_tokenizer(tokenizer_name(config))
         if learner:
             self._open_streams()
+        elif not self.held_out.prompts:
+            raise ConfigError(f"evaluation.problems: none is left to evaluate: {self.held_out}")
         if not torch.cuda.is_available():
             library()  # compiled once for all actors, or said to be missing: what they say is not shown
         ranks, workers = config.learner.world_size * learner, config.rollout.workers * rollouts
@@ -163,12 +166,17 @@ class Run:
         return {"time/publish_s": time.monotonic() - started, "policy/version": float(version)}
 
     def publish_folder(self, folder: str) -> None:
-        """Weights from disk to every worker, without a learner. Raises ConfigError for a checkpoint that is no good."""
+        """Weights from disk to every worker, without a learner; the run then stands where theirs stood.
+
+        Raises ConfigError for a checkpoint that is no good.
+        """
+        saved = weights_state(folder)
+        self.state, self.weights_known = saved or RunState(), saved is not None
         try:
             parts = [ray.put(part) for part in in_parts(checkpoint.read(weights_folder(folder)))]
         except CheckpointError as error:
             raise ConfigError(f"checkpoint={folder}: {error}") from None
-        self.rollouts.publish(parts, 0)
+        self.rollouts.publish(parts, self.state.step)
 
     def evaluate(self) -> list[Group]:
         """Held-out responses under the published weights, logged and traced under the current step.
@@ -176,7 +184,7 @@ class Run:
         Their random streams are the same every time, so that evaluations differ by the weights alone.
         """
         started, options = time.monotonic(), self.config.evaluation
-        prompts = self._held_out.prompts
+        prompts = self.held_out.prompts
         if not prompts:
             return []
         seed = stream_key("evaluation", self.config.seed)
@@ -185,14 +193,15 @@ class Run:
             groups = self.rollouts.collect(prompts, draw, lambda _: bar.update(1))
         guarded(self.rollouts.metrics)  # else the next step's would count these responses too
         self.tracker.log_traces(self.state.step, groups, kind="eval", decode=self._decode)
-        metrics = {**guarded(evaluation_metrics, groups), "eval/left_out": float(self._held_out.left_out)}
+        metrics = {**guarded(evaluation_metrics, groups), "eval/left_out": float(self.held_out.left_out)}
         metrics["time/evaluate_s"] = time.monotonic() - started
         self.tracker.log(self.state.step, metrics)
-        self.console.evaluation(f"held out after step {self.state.step}", metrics, verifier_error(groups))
+        label = self.state.reached if self.weights_known else f"of {self.config.checkpoint}"
+        self.console.evaluation(f"held out {label}", metrics, verifier_error(groups))
         return groups
 
     @cached_property
-    def _held_out(self) -> HeldOut:
+    def held_out(self) -> HeldOut:
         try:
             found = held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
         except ValueError as error:

@@ -27,6 +27,13 @@ class RunState:
     def label(self) -> str:
         return f"step-{self.step:06d}" if self.step else f"warm-{self.warm_start_step:06d}"
 
+    @property
+    def reached(self) -> str:
+        """Where the weights stand, in words."""
+        if self.step:
+            return f"after step {self.step}"
+        return "after the warm start" if self.warm_start_step else "before training"
+
 
 def save_state(checkpoints: Path, state: RunState, write: Callable[[Path], None], keep: int) -> Path:
     """Write a checkpoint folder by `write`, add the state, rename it into place, and drop the oldest beyond `keep`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning_cispo.configs.schema import ModelConfig, RunConfig
 from lightning_cispo.model.hf_config import read_config
-from lightning_cispo.train.state import finished_checkpoints
+from lightning_cispo.train.state import RunState, finished_checkpoints, load_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,12 @@ def weights_folder(path: str) -> Path:
         return folder / "model"
     checkpoints = finished_checkpoints(folder / "checkpoints")
     return checkpoints[-1] / "model" if checkpoints else folder
+
+
+def weights_state(path: str) -> RunState | None:
+    """How far the run had come that saved the weights of `path`; None for weights that no run's checkpoint holds."""
+    checkpoint = weights_folder(path).parent
+    return load_state(checkpoint) if (checkpoint / "state.json").exists() else None
 
 
 def network_config(config: RunConfig) -> ModelConfig:

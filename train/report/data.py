@@ -36,11 +36,12 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     evaluations = [line for line in lines if line.get("eval/pass@1") is not None]
     warm_start = [line for line in lines if "warm_start/step" in line]
     name = config.get("name") or run_dir.resolve().name
+    trained = any("time/step_s" in line for line in lines)
     steps_done = max((line["step"] for line in lines), default=0)
     return {
         "name": name,
-        # As train.evaluate names its runs.
-        "evaluation_only": name.startswith("evaluate-") and bool(evaluations) and not steps_done,
+        # As train.evaluate names its runs. Their lines have the step of the weights.
+        "evaluation_only": name.startswith("evaluate-") and bool(evaluations) and not trained,
         # As train.sft leaves a run, and as one is before its first step.
         "warm_start_only": not steps_done and bool(evaluations) and len(warm_start) > 0,
         "steps_planned": config.get("steps"),
