@@ -33,7 +33,7 @@ def response_metrics(groups: list[Group]) -> dict[str, float]:
         "groups/masked": float(len(trajectories) - len(judged)),
     }
     if judged:
-        for part in sorted({part for t in judged for part in t.verdict.parts}):
+        for part in sorted({part for t in judged for part in t.verdict.parts} - {""}):
             metrics[f"reward/{part}"] = float(np.mean([t.verdict.parts.get(part, 0.0) for t in judged]))
         # After the parts: one of the same name does not take these places.
         metrics["reward/mean"] = float(np.mean([t.verdict.reward for t in judged]))

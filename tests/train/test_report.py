@@ -295,6 +295,14 @@ def test_a_warm_start_alone_is_called_that(chromium: Browser, tmp_path: Path) ->
     assert texts(chromium, ".badge") == ["warm start"] and "0 of 60 steps" in texts(chromium, "#facts")[0]
 
 
+def test_an_evaluation_without_a_verdict_is_one_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: evaluate-mine\n")
+    line = {"step": 80, "eval/problems": 0, "eval/masked": 12, "eval/left_out": 3}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    run = read_run(tmp_path)
+    assert run["evaluation_only"] and run["evaluations"] == [line]
+
+
 def test_an_evaluation_shows_all_its_accuracies(chromium: Browser, tmp_path: Path) -> None:
     found = evaluation(0.25, problems=40) | {"eval/pass@8": 0.75}
     (tmp_path / "config.yaml").write_text("name: evaluate-mine-2\nsteps: 100\n")

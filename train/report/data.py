@@ -33,17 +33,18 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     config_path = run_dir / "config.yaml"
     config_text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
     config = yaml.safe_load(config_text) or {}
-    evaluations = [line for line in lines if line.get("eval/pass@1") is not None]
+    evaluated = [line for line in lines if "eval/problems" in line]
     warm_start = [line for line in lines if "warm_start/step" in line]
     name = config.get("name") or run_dir.resolve().name
-    trained = any("time/step_s" in line for line in lines)
+    # As train.evaluate names its runs. Their lines have the step of the weights.
+    evaluation_only = name.startswith("evaluate-") and bool(evaluated) and not any("time/step_s" in x for x in lines)
+    judged = [line for line in evaluated if line.get("eval/pass@1") is not None]
     steps_done = max((line["step"] for line in lines), default=0)
     return {
         "name": name,
-        # As train.evaluate names its runs. Their lines have the step of the weights.
-        "evaluation_only": name.startswith("evaluate-") and bool(evaluations) and not trained,
+        "evaluation_only": evaluation_only,
         # As train.sft leaves a run, and as one is before its first step.
-        "warm_start_only": not steps_done and bool(evaluations) and len(warm_start) > 0,
+        "warm_start_only": not steps_done and bool(judged) and len(warm_start) > 0,
         "steps_planned": config.get("steps"),
         "steps_done": steps_done,
         "wall_s": max((line.get("time/wall_s") or 0.0 for line in lines), default=0.0),
@@ -51,7 +52,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         "curves": _columns([line for line in lines if "warm_start/step" not in line]),
         "warm_start": _columns(warm_start),
         "phases": _phases(lines, warm_start),
-        "evaluations": evaluations,
+        "evaluations": evaluated if evaluation_only else judged,
         "traces": read_traces(run_dir / "traces"),
         "config": config_text,
     }

@@ -30,7 +30,11 @@ function showTraining(run) {
 function showEvaluation(run, line) {
   const key = 'eval/pass@1', big = (text) => element('span', { className: 'big' }, text);
   const others = Object.keys(line).filter((name) => /^eval\/.*@/.test(name) && name !== key && !/_(low|high)$/.test(name));
-  showHead(run, 'evaluation', 'done', missing(line['eval/problems']) ? [] : [plural(line['eval/problems'], 'problem')]);
+  const unjudged = line['eval/masked'], left = line['eval/left_out'];
+  showHead(run, 'evaluation', 'done', [
+    missing(line['eval/problems']) ? null : plural(line['eval/problems'], 'problem'),
+    left ? `${number(left)} left out` : null,
+    unjudged ? `${plural(unjudged, 'response')} without a verdict` : null]);
   const tiles = [tile('Held-out pass@1', big(percent(line[key])), missing(line[`${key}_low`]) ? null : whiskers([line], key, 'pass@1'))];
   if (others.length) tiles.push(tile('Other held-out accuracies', ...others.map((name) =>
     element('div', {}, `${name.replace(/^eval\/(task\/)?/, '')} `, element('b', {}, percent(line[name]))))));
