@@ -54,3 +54,9 @@ def take_over(config: DictConfig, typed: dict[str, Any]) -> None:
     for key in keys:
         OmegaConf.update(config, key, reduce(getitem, key.split("."), stored))
     config.name = run.name
+
+
+def drop_training_data(config: DictConfig) -> None:
+    """Leave out what only training would read, where there is a source of its own to evaluate on."""
+    if config.data.eval:
+        config.data.train, config.data.tasks = None, []

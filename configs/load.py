@@ -16,7 +16,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from lightning_cispo.configs.check import check
 from lightning_cispo.configs.errors import ConfigError, first_line, refusals, require
-from lightning_cispo.configs.evaluation import take_over
+from lightning_cispo.configs.evaluation import drop_training_data, take_over
 from lightning_cispo.configs.file import read_yaml, to_yaml
 from lightning_cispo.configs.keys import refuse_unknown, type_of, wanted
 from lightning_cispo.configs.resume import CHANGEABLE, changed_rates, may_change
@@ -111,6 +111,8 @@ def _composed(overrides: Sequence[str], data_shorthand: bool) -> tuple[RunConfig
         for setting in settings:
             if setting.key not in groups():
                 OmegaConf.update(composed, setting.key, setting.value)
+        if data_shorthand:
+            drop_training_data(composed)
         return composed
 
     return _plain(build, settings), []

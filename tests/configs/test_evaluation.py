@@ -55,6 +55,7 @@ def test_without_data_it_is_the_runs_own(run: Path) -> None:
     assert found.data.tokenizer == "checkpoint"
     other = evaluated(run, "data.eval=test.jsonl")
     assert other.data.eval == "test.jsonl" and other.data.answer_key == "solution", "one key changes one key"
+    assert other.data.train is None, "which need not be at hand"
 
 
 def test_what_is_typed_wins(run: Path) -> None:
