@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_cispo.kernels.function import Function
+from lightning_cispo.kernels.native.library import serves
 
 # Tokens from which one sequence alone is worth a plan of cuDNN's, which is made anew for every length.
 _LONG = 8192
@@ -22,7 +23,9 @@ def varlen_attention(
 
     Without left context, on CUDA in bf16 and float16, torch's FlashAttention, with the same bits each time; for one
     long sequence what torch finds fastest without borders, whose backward adds in any order unless
-    `torch.use_deterministic_algorithms` forbids that (2.3 to 2.6 times slower there). Elsewhere the torch reference.
+    `torch.use_deterministic_algorithms` forbids that (2.3 to 2.6 times slower there). On CPUs in float32 in C: the bits
+    of a row depend on its own query and the keys it sees alone. Elsewhere the torch reference, whose bits depend on the
+    other sequences too.
 
     Args:
         q_THD: [T, H, D]; k_UKD, v_UKD: [U, Kv, D], H a multiple of Kv.
@@ -42,6 +45,10 @@ def varlen_attention(
             o_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1KTD, v_1KTD, is_causal=True, enable_gqa=True)
             return o_1HTD[0].transpose(0, 1)
         return _FlashAttention.apply(q_THD, k_UKD, v_UKD, cu_seqlens.int())
+    if serves(q_THD, k_UKD, v_UKD):
+        from lightning_cispo.kernels.native.attention import Attention
+
+        return Attention.apply(q_THD, k_UKD, v_UKD, cu_seqlens, cu_k)
     return _varlen_reference(q_THD, k_UKD, v_UKD, cu_seqlens, cu_k)
 
 

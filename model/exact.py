@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_cispo.kernels.exact import layers as exact
@@ -22,7 +21,7 @@ from lightning_cispo.model.layers import (
     rotate,
     swap_classes,
 )
-from lightning_cispo.model.moe import Experts, MoE, Router, SharedExpert
+from lightning_cispo.model.moe import Experts, MoE, Router
 from lightning_cispo.model.routing import Routing
 
 TILE = 64  # tokens of a tile on GPUs, and so of a page
@@ -118,11 +117,6 @@ class ExactMoE(MoE):
         return self.experts(x_TX, expert_TK, weight_TK), logits_TE
 
 
-class ExactSharedExpert(SharedExpert):
-    def forward(self, x_TX: Tensor) -> Tensor:
-        return self.down_proj(exact.pointwise(F.silu, self.gate_proj(x_TX)) * self.up_proj(x_TX))
-
-
 _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     Linear: ExactLinear,
     Router: ExactRouter,
@@ -134,7 +128,6 @@ _EXACT: dict[type[nn.Module], type[nn.Module]] = {
     SoftmaxAttention: ExactSoftmaxAttention,
     Experts: ExactExperts,
     MoE: ExactMoE,
-    SharedExpert: ExactSharedExpert,
 }
 
 

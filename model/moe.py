@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_cispo.configs.schema import ModelConfig
+from lightning_cispo.kernels.exact.layers import pointwise
 from lightning_cispo.kernels.experts.moe import moe_experts, routed_experts, top_experts
 from lightning_cispo.kernels.experts.router import router_logits
 from lightning_cispo.model.layers import Linear
@@ -83,7 +84,7 @@ class SharedExpert(nn.Module):
         self.down_proj = Linear(config.shared_intermediate_size, config.hidden_size)
 
     def forward(self, x_TX: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_TX)) * self.up_proj(x_TX))
+        return self.down_proj(pointwise(F.silu, self.gate_proj(x_TX)) * self.up_proj(x_TX))
 
 
 def load_balancing_loss(router_logits: list[Tensor], top_k: int) -> Tensor:

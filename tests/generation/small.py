@@ -66,3 +66,8 @@ def run(network: MiniMax, wanted: list[Request], slots: int, **options: Any) -> 
 
 def tokens(found: dict[tuple[int, int], Completion]) -> dict[tuple[int, int], list[int]]:
     return {key: completion.tokens_T.tolist() for key, completion in found.items()}
+
+
+def bits(found: dict[tuple[int, int], Completion]) -> dict[tuple[int, int], tuple[bytes, bytes]]:
+    """Tokens and log-probabilities, for comparing to the bit."""
+    return {key: (x.tokens_T.tobytes(), x.logprobs_T.tobytes()) for key, x in found.items()}

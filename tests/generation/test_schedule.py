@@ -6,24 +6,45 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_cispo.kernels.native.library import library
 from lightning_cispo.model.generation.engine import Engine
 from lightning_cispo.model.generation.pages import PagePool
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.generation.requests import Request
-from tests.generation.small import EOS, assert_nothing_held, drain, policy, requests, run, tokens
+from tests.generation.small import EOS, assert_nothing_held, bits, drain, policy, requests, run, tokens
 
 
 @pytest.fixture(scope="module")
 def network():
-    return policy()
+    """Softmax layers below others, whose outputs weigh enough to be seen in the last bits of the logits."""
+    made = policy(attn_type_list=[1, 0, 0, 0])
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "self_attn" in name and "norm" not in name:
+                parameter.mul_(10)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    held = torch.get_num_threads()
+    yield
+    torch.set_num_threads(held)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(network):
-    return tokens(run(network, mixed(), slots=64)[0])
+def alone(network):
+    """Every request by itself."""
+    return {key: x for request in mixed() for key, x in run(network, [request], slots=4)[0].items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(alone):
+    return tokens(alone)
 
 
 def mixed() -> list[Request]:
@@ -42,14 +63,18 @@ def mixed() -> list[Request]:
     slots=st.integers(1, 20),
     kv_tokens=st.sampled_from([224, 300, 600, 5000]),
     prefill_tokens=st.sampled_from([1, 64, 100, 250, 5000]),
+    threads=st.integers(1, 3),
 )
-def test_shuffled_split_preempted_and_chunked_gives_the_same_tokens(
-    network, undisturbed, order, slots, kv_tokens, prefill_tokens
+def test_shuffled_split_preempted_and_chunked_gives_the_same_bits(
+    network, alone, order, slots, kv_tokens, prefill_tokens, threads
 ):
     shuffled = mixed()
     order.shuffle(shuffled)
+    torch.set_num_threads(threads)
     found, _ = run(network, shuffled, slots, kv_tokens=kv_tokens, prefill_tokens=prefill_tokens)
-    assert tokens(found) == undisturbed
+    assert tokens(found) == tokens(alone)
+    if library() is not None:  # torch rounds otherwise in other company
+        assert bits(found) == bits(alone)
 
 
 def test_preemption_happens_and_changes_nothing(network):
@@ -59,9 +84,7 @@ def test_preemption_happens_and_changes_nothing(network):
     assert engine.stats.preemptions >= 4
     undisturbed, engine = run(network, wanted, slots=16)
     assert engine.stats.preemptions == 0
-    for key, completion in undisturbed.items():
-        assert completion.tokens_T.tolist() == found[key].tokens_T.tolist()
-        assert completion.logprobs_T == pytest.approx(found[key].logprobs_T, abs=1e-5)
+    assert bits(undisturbed) == bits(found)
 
 
 def test_samples_split_over_engines_and_retried(network, undisturbed):
