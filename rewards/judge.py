@@ -26,6 +26,7 @@ __all__ = ["Judge", "JudgeError", "JudgeOptions"]
 
 MAX_RESPONSE_CHARS = 50_000
 _LEAST_S = 0.001  # of an attempt: 0 would set no limit
+_LEAST_DOWN = 4  # answers in a row without a grade; fewer can be the answers' own fault
 
 
 class Judge:
@@ -33,6 +34,8 @@ class Judge:
 
     At most `concurrency` answers are graded at once. An answer has `timeout_s` seconds from its first request to its
     grade, all attempts and waits included. Equal answers share one grade, also while it is under way.
+    Once `concurrency` answers in a row got none, those that waited meanwhile fail too: else a judge that is down would
+    hold a step for `timeout_s` times its answers.
     """
 
     def __init__(self, options: JudgeOptions):
@@ -43,6 +46,7 @@ class Judge:
         self._under_way: dict[str, asyncio.Task[float]] = {}
         self._slots = asyncio.Semaphore(options.concurrency)
         self._spent = 0  # requests of the budget
+        self._failed_in_row, self._failed_at, self._why = 0, 0.0, ""
         self._counts = {"requests": 0, "retries": 0, "cached": 0, "failed": 0}
         self._lock = threading.Lock()  # of the counts, the bias and `_closed`, which other threads read
         self._closed = False
@@ -114,19 +118,30 @@ class Judge:
             raise
 
     async def _new_grade(self, key: str, question: str, reference: str, response: str, correct: bool | None) -> float:
+        submitted = time.monotonic()
         async with self._slots:
-            deadline = time.monotonic() + self.options.timeout_s
-            if self.options.pairwise:
-                grade = await self._pairwise(question, reference, response, deadline)
-            else:
-                values = {"question": question, "reference": reference, "response": response}
-                grade = (int(await self._ask(values, "12345", deadline)) - 1) / 4
+            if self._failed_in_row >= max(_LEAST_DOWN, self.options.concurrency) and submitted < self._failed_at:
+                raise JudgeError(f"not asked, since {self._failed_in_row} answers in a row got no grade: {self._why}")
+            try:
+                grade = await self._asked_grade(question, reference, response)
+            except JudgeError as error:
+                self._failed_in_row += 1
+                self._failed_at, self._why = time.monotonic(), str(error)
+                raise
+            self._failed_in_row = 0
         self._cache[key] = grade
         while len(self._cache) > self.options.cache:
             self._cache.popitem(last=False)
         with self._lock:
             self.bias.record(grade, len(response), correct)
         return grade
+
+    async def _asked_grade(self, question: str, reference: str, response: str) -> float:
+        deadline = time.monotonic() + self.options.timeout_s
+        if self.options.pairwise:
+            return await self._pairwise(question, reference, response, deadline)
+        values = {"question": question, "reference": reference, "response": response}
+        return (int(await self._ask(values, "12345", deadline)) - 1) / 4
 
     async def _pairwise(self, question: str, reference: str, response: str, deadline: float) -> float:
         """Ask in both orders. A preference that depends on the order is none."""

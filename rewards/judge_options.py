@@ -100,6 +100,8 @@ def _url_problem(url: str) -> str | None:
         return right
     if not named or any(character.isspace() or not character.isprintable() for character in url):
         return right
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        return f"{right}; it ends before /chat/completions"
     if parts.username is not None or parts.query or parts.fragment:
         return f"{right}; without user, password and query, since a key belongs into the environment variable"
     return None

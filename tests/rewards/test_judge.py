@@ -408,6 +408,28 @@ def test_a_failure_is_shared_and_not_kept(server):
     asked.close()
 
 
+@pytest.mark.parametrize("concurrency", [1, 4, 6])
+def test_what_waited_while_the_judge_was_down_fails_with_the_rest_and_what_comes_later_is_asked(server, concurrency):
+    gate, down = threading.Event(), max(4, concurrency)
+
+    def reply(handler: Handler, prompt: str) -> None:
+        gate.wait(30)
+        MISBEHAVIOUR["500"](handler, prompt)
+
+    server.replies = [reply]
+    asked = judge(server, retries=0, concurrency=concurrency, timeout_s=60.0)
+    futures = [asked.submit("2+2?", "4", f"first {i}") for i in range(40)]
+    gate.set()
+    errors = [str(future.exception()) for future in futures]
+    assert all("HTTP 500" in error for error in errors)
+    # What has begun when the last of them fails is asked too.
+    assert down <= len(server.prompts) < down + concurrency
+    assert sum("not asked, since" in error for error in errors) == 40 - len(server.prompts)
+    server.replies = [grading("5")]
+    assert [asked.submit("2+2?", "4", f"last {i}").result() for i in range(3)] == [1.0] * 3
+    asked.close()
+
+
 RIGHT = {"url": "http://localhost:8000/v1", "model": "m"}
 
 
@@ -422,6 +444,7 @@ RIGHT = {"url": "http://localhost:8000/v1", "model": "m"}
         ({"url": "http://ho st/v1"}, "must be"),
         ({"url": "http://host/v1\n"}, "must be"),
         ({"url": "file:///etc/passwd"}, "must be"),
+        ({"url": "http://host/v1/chat/completions/"}, "it ends before /chat/completions"),
         ({"url": "https://user:sk-4711@host/v1"}, "url=...: must be"),
         ({"url": "https://host/v1?key=sk-4711"}, "url=...: must be"),
         ({"template": "nowhere"}, "template=nowhere: neither a name in configs/judge nor a file"),
