@@ -25,7 +25,9 @@ def check(config: RunConfig, trains: bool = True) -> None:
     """Raises ConfigError at the first contradiction; evaluation alone needs no data to train on."""
     if not config.data.tasks and not config.data.train and (trains or not config.data.eval):
         key = "data.train" if trains else "data.eval"
-        raise ConfigError(f"{key}=null: name a .jsonl or .parquet file or a hub dataset, or give data.tasks")
+        raise ConfigError(
+            f"{key}=null: name a .jsonl, .json, .parquet or .csv file or a hub dataset, or give data.tasks"
+        )
     for problem in problems(config, trains):
         raise ConfigError(problem)
     if trains and (cut := _cut_distribution(config)):
@@ -57,7 +59,8 @@ def _run(config: RunConfig) -> Iterator[str]:
 
 def _ranges(config: RunConfig) -> Iterator[str]:
     at_least = {
-        0: "seed steps warm_start.steps evaluation.problems evaluation.every learner.threads rollout.threads "
+        0: "data.overlap_words "
+        "seed steps warm_start.steps evaluation.problems evaluation.every learner.threads rollout.threads "
         "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
         "rewards.box_weight rewards.tools_weight rewards.language_weight rewards.length_weight "
         "rewards.length_min_tokens rewards.length_max_tokens rewards.overlong_cache_tokens algorithm.max_refills "
@@ -158,7 +161,7 @@ def _optimizer(section: str, options: OptimizerConfig) -> Iterator[str]:
 def _data(config: RunConfig, trains: bool) -> Iterator[str]:
     data = config.data
     if data.tasks and data.train:
-        yield f"data.train={data.train}: data.tasks is set too; choose one, for instance by data.tasks=[]"
+        yield f"data.train={', '.join(data.train)}: data.tasks is set too; choose one, for instance by data.tasks=[]"
     if data.prompt_style is PromptStyle.compact and (data.train or data.eval):
         yield "data.prompt_style=compact: only generated problems have a compact form; set data.prompt_style=question"
     for index, task in enumerate(data.tasks):
@@ -166,7 +169,7 @@ def _data(config: RunConfig, trains: bool) -> Iterator[str]:
             yield f"data.tasks.{index}.weight={task.weight}: must be above 0"
     if not 0 <= data.held_out_percent <= 99:
         yield f"data.held_out_percent={data.held_out_percent}: must be between 0 and 99"
-    elif data.held_out_percent == 0 and data.eval is None and config.evaluation.problems:
+    elif data.held_out_percent == 0 and not data.eval and config.evaluation.problems:
         yield "data.held_out_percent=0: leaves nothing to evaluate on; raise it, or set data.eval"
     if data.tokenizer == "checkpoint" and config.checkpoint is None:
         yield "data.tokenizer=checkpoint: add checkpoint=<folder>"

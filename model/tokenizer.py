@@ -81,6 +81,15 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
+@functools.lru_cache(maxsize=4)
+def longest_token(tokenizer: Any) -> int | None:
+    """Bytes that no token's text exceeds; None where the tokenizer rewrites text before it is split into tokens."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None or core.normalizer is not None:
+        return None
+    return max(len(piece.encode()) for piece in tokenizer.get_vocab())
+
+
 def encode_filled(tokenizer: Any, template: Callable[..., str], *content: Any) -> list[int]:
     """Token ids of template(*content), where only the template can make special tokens.
 

@@ -24,7 +24,8 @@ class Problem:
     """A question with what is needed to judge an answer to it.
 
     `verifier` names the judge (a name in the registry or a dotted path); `task` the family the
-    metrics are split by; `entry` is what a generator's own scorer wants besides the answer (JSON types).
+    metrics are split by; `entry` is what a generator's own scorer wants besides the answer (JSON types); `row` is the
+    whole row of a data set, its other columns included (JSON types), for a user's verifier.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Problem:
     verifier: str
     task: str
     entry: dict[str, Any] = field(default_factory=dict)
+    row: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_cispo.configs.schema import DataConfig
 from lightning_cispo.rewards.verdict import Problem
 from lightning_cispo.rl.curriculum import Courses
-from lightning_cispo.rl.prompts import PATIENCE, PromptMaker, read_rows, task_problems
+from lightning_cispo.rl.data import open_sources
+from lightning_cispo.rl.prompts import PATIENCE, PromptMaker, task_problems
 from lightning_cispo.rl.types import Prompt
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class HeldOut:
 def held_out_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, count: int) -> HeldOut:
     """Up to `count` prompts from the evaluation file, or the held-out share of what trains.
 
-    Raises ValueError as `read_rows` does.
+    Raises ValueError for a data set that can't be used.
     """
     make = PromptMaker(data, tokenizer)
     held = HeldOut(count, data.max_prompt_tokens, generated=bool(data.tasks) and not data.eval)
@@ -74,13 +77,12 @@ def held_out_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, count
 
 
 def _held_out_problems(data: DataConfig, make: PromptMaker) -> Iterator[Problem]:
-    if data.eval:
-        yield from read_rows(data, data.eval, data.eval_split)
-        return
-    if data.tasks:
-        problem_at = task_problems(data.tasks, -1, Courses([replace(task, curriculum=None) for task in data.tasks]))
-        problems: Iterator[Problem] = (problem_at(position) for position in range(PATIENCE))
+    sources = open_sources(data)
+    if sources.eval is not None:
+        yield from sources.eval
+    elif sources.train is not None:
+        rows = sources.train
+        yield from (rows[index] for index in np.flatnonzero(rows.keys_N % 100 < data.held_out_percent))
     else:
-        assert data.train is not None
-        problems = iter(read_rows(data, data.train, data.train_split))
-    yield from (problem for problem in problems if make.held_out(make.identity(problem)))
+        problem_at = task_problems(data.tasks, -1, Courses([replace(task, curriculum=None) for task in data.tasks]))
+        yield from filter(make.held_out, map(problem_at, range(PATIENCE)))

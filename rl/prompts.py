@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_cispo.configs.schema import ChatTemplate, DataConfig, PromptStyle, TaskConfig
-from lightning_cispo.model.chat import prompt_text
+from lightning_cispo.model.chat import prompt_text, render
 from lightning_cispo.model.generation.randomness import stream_key
-from lightning_cispo.model.tokenizer import encode, encode_filled
+from lightning_cispo.model.tokenizer import encode, encode_filled, longest_token
 from lightning_cispo.rewards import logic
 from lightning_cispo.rewards.verdict import Problem
 from lightning_cispo.rl.curriculum import Courses
+from lightning_cispo.rl.data import key_of, open_sources
 from lightning_cispo.rl.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Draws in a row without a usable problem after which a task is too small for what is asked of it.
+# Draws in a row without a usable problem after which a source is too small for what is asked of it ...
 PATIENCE = 20_000
+# ... and draws after which none fits where none has so far.
+_LONG = 2_000
+_TOO_LONG, _HELD_OUT, _REPEATED = "longer than data.max_prompt_tokens", "held out", "repeated"
 
 
 @dataclass
 class PromptStream:
     """Endless prompts; `position` and the courses' state are all there is to save and restore."""
 
-    draw: Callable[[int], Prompt | None]  # None: this position has no usable problem
+    draw: Callable[[int], Prompt | str | None]  # why this position has no usable problem, instead of one
     courses: Courses
     position: int = 0
+    patience: int = PATIENCE
+    _found: bool = field(default=False, init=False)
 
     def take(self, count: int) -> list[Prompt]:
         """The next `count` distinct prompts, in order. Curricula go down from levels with too few.
@@ -40,22 +46,25 @@ class PromptStream:
         Raises ValueError when the source has too few.
         """
         prompts: dict[int, Prompt] = {}
-        misses = 0
+        misses: Counter[str] = Counter()
         while len(prompts) < count:
             prompt = self.draw(self.position)
             self.position += 1
-            if prompt and prompt.id not in prompts:
+            if isinstance(prompt, Prompt) and prompt.id not in prompts:
                 prompts[prompt.id] = prompt
-                misses = 0
+                self._found = True
+                misses.clear()
                 continue
-            misses += 1
-            if misses > self.courses.patience(PATIENCE):
+            misses[_REPEATED if isinstance(prompt, Prompt) else prompt or "unusable"] += 1
+            drawn = misses.total()
+            none_fits = not self._found and drawn >= _LONG and misses[_TOO_LONG] == drawn
+            if none_fits or drawn > self.courses.patience(self.patience):
                 if self.courses.retreat():
-                    misses = 0
+                    misses.clear()
                     continue
+                why = ", ".join(f"{number:,} {reason}" for reason, number in misses.most_common())
                 raise ValueError(
-                    f"data: only {len(prompts)} of {count} distinct prompts found; the rest are held out, repeated, "
-                    "or longer than data.max_prompt_tokens"
+                    f"data: only {len(prompts)} of {count} distinct prompts found; of the last {drawn:,} drawn {why}"
                 )
         return list(prompts.values())
 
@@ -65,52 +74,83 @@ class PromptMaker:
 
     def __init__(self, data: DataConfig, tokenizer: PreTrainedTokenizerBase):
         self.data, self.tokenizer = data, tokenizer
+        self._longest = longest_token(tokenizer)
 
     def __call__(self, problem: Problem) -> Prompt | None:
         """None if the prompt is longer than data.max_prompt_tokens."""
-        question = self._question(problem)
-        content = question + self.data.instruction, self.data.system, self.data.chat_template
-        if self.data.chat_template is ChatTemplate.plain:  # may be rendered already, special tokens included
-            tokens = encode(self.tokenizer, prompt_text(*content))
-        else:
-            tokens = encode_filled(self.tokenizer, prompt_text, *content)
+        messages, question = problem.entry.get("messages"), self._question(problem)
+        if self._longest and len(question.encode("utf-8", "replace")) > self.data.max_prompt_tokens * self._longest:
+            return None  # told by its bytes, before it is tokenised
+        tokens = self._chat_tokens(messages, problem) if messages else self._tokens(question)
         if len(tokens) > self.data.max_prompt_tokens:
             return None
         return Prompt(self.identity(problem), problem, np.array(tokens, dtype=np.int32))
 
     def identity(self, problem: Problem) -> int:
         """A prompt's id, without making it."""
-        return stream_key(problem.task, self._question(problem))
+        messages = problem.entry.get("messages")
+        content = json.dumps([messages, problem.entry["tools"]]) if messages else self._question(problem)
+        return stream_key(problem.task, content)
 
-    def held_out(self, identity: int) -> bool:
-        """Whether a prompt belongs to the held-out share: a property of its content, so the two sides can't overlap."""
-        return identity % 100 < self.data.held_out_percent
+    def held_out(self, problem: Problem) -> bool:
+        """Whether a problem belongs to the held-out share: a property of its content, so the two sides can't overlap."""
+        key = self.identity(problem) if self.data.tasks else key_of(problem.prompt)
+        return key % 100 < self.data.held_out_percent
 
     def _question(self, problem: Problem) -> str:
         return logic.compact(problem) if self.data.prompt_style is PromptStyle.compact else problem.prompt
 
+    def _tokens(self, question: str) -> list[int]:
+        content = question + self.data.instruction, self.data.system, self.data.chat_template
+        if self.data.chat_template is ChatTemplate.plain:  # may be rendered already, special tokens included
+            return encode(self.tokenizer, prompt_text(*content))
+        return encode_filled(self.tokenizer, prompt_text, *content)
+
+    def _chat_tokens(self, messages: Sequence[dict], problem: Problem) -> list[int]:
+        """A row's own turns, with data.system where they bring none, and the instruction after the user's last."""
+        turns = [dict(turn) for turn in messages]
+        if self.data.system and not any(turn["role"] == "system" for turn in turns):
+            turns.insert(0, {"role": "system", "content": self.data.system})
+        last = next(turn for turn in reversed(turns) if turn["role"] == "user")
+        if isinstance(last["content"], str):
+            last["content"] += self.data.instruction
+        else:
+            last["content"] = [*last["content"], {"type": "text", "text": self.data.instruction}]
+        return encode_filled(self.tokenizer, render, turns, problem.entry["tools"])
+
 
 def training_stream(data: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptStream:
+    """Prompts that are neither held out nor in data.eval. Raises ValueError for a data set that can't be used."""
     make = PromptMaker(data, tokenizer)
-    courses = Courses(data.tasks)
+    courses, sources = Courses(data.tasks), open_sources(data)
     if data.tasks:
         problem_at = task_problems(data.tasks, seed, courses)
-    else:
-        assert data.train is not None
-        rows = read_rows(data, data.train, data.train_split)
-        problem_at = _shuffled(rows, seed)
-    evaluated = set(map(make.identity, read_rows(data, data.eval, data.eval_split))) if data.eval else None
+        kept_back = make.held_out if sources.eval is None else lambda problem: problem.prompt in sources.overlap
 
-    def draw(position: int) -> Prompt | None:
-        problem = problem_at(position)
-        prompt = make(problem)
-        if prompt is not None:
-            kept_back = prompt.id in evaluated if evaluated is not None else make.held_out(prompt.id)
-            prompt = None if kept_back else prompt
-        courses.note(problem, usable=prompt is not None)
-        return prompt
+        def draw_problem(position: int) -> Prompt | str:
+            problem = problem_at(position)
+            found = _kept(make(problem), kept_back)
+            courses.note(problem, usable=isinstance(found, Prompt))
+            return found
 
-    return PromptStream(draw, courses)
+        return PromptStream(draw_problem, courses)
+    assert sources.train is not None
+    rows, row_at = sources.train, _shuffled(len(sources.train), seed)
+    kept_back = make.held_out if sources.eval is None else lambda problem: False  # these are marked already
+
+    def draw_row(position: int) -> Prompt | str:
+        index = row_at(position)
+        return _HELD_OUT if sources.removed_N[index] else _kept(make(rows[index]), kept_back)
+
+    # Two epochs' length holds one whole epoch.
+    return PromptStream(draw_row, courses, patience=min(PATIENCE, 2 * len(rows)))
+
+
+def _kept(prompt: Prompt | None, kept_back: Callable[[Problem], bool]) -> Prompt | str:
+    """The prompt, or why it doesn't train."""
+    if prompt is None:
+        return _TOO_LONG
+    return _HELD_OUT if kept_back(prompt.problem) else prompt
 
 
 def task_problems(tasks: list[TaskConfig], seed: int, courses: Courses) -> Callable[[int], Problem]:
@@ -125,61 +165,15 @@ def task_problems(tasks: list[TaskConfig], seed: int, courses: Courses) -> Calla
     return problem_at
 
 
-def _shuffled(rows: list[Problem], seed: int) -> Callable[[int], Problem]:
+def _shuffled(count: int, seed: int) -> Callable[[int], int]:
     """Row order of endless epochs, each a permutation keyed by (seed, epoch)."""
     orders: dict[int, np.ndarray] = {}
 
-    def problem_at(position: int) -> Problem:
-        epoch, index = divmod(position, len(rows))
+    def row_at(position: int) -> int:
+        epoch, index = divmod(position, count)
         if epoch not in orders:
             orders.clear()
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(len(rows))
-        return rows[int(orders[epoch][index])]
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
+        return int(orders[epoch][index])
 
-    return problem_at
-
-
-def read_rows(data: DataConfig, source: str, split: str) -> list[Problem]:
-    """Problems from a local .jsonl/.json/.parquet file, or from a hub data set's split.
-
-    Raises ValueError naming the row where the answer pattern does not match, or the column or data set that is not
-    there.
-    """
-    from datasets import disable_progress_bars, load_dataset
-
-    disable_progress_bars()
-    if Path(source).exists():
-        kind = "parquet" if source.endswith(".parquet") else "json"
-        rows = load_dataset(kind, data_files=source, split="train")
-    else:
-        rows = _from_hub(load_dataset, source, data.subset, split)
-    missing = {data.prompt_key, data.answer_key} - set(rows.column_names)
-    if missing:
-        raise ValueError(f"{source}: no column {sorted(missing)}; it has {rows.column_names}")
-    task = _task_name(source)
-    return [_row_problem(data, source, task, number, row) for number, row in enumerate(rows, 1)]
-
-
-def _from_hub(load: Callable[..., Any], source: str, subset: str | None, split: str) -> Any:
-    try:
-        return load(source, subset, split=split)
-    except Exception as error:  # of many kinds: no such data set, subset or split, no network, a script to be run
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source}: neither a file here nor a data set of the hub: {first_line}") from error
-
-
-def _task_name(source: str) -> str:
-    """What metrics call the problems: the folder that a file lies in, or the data set."""
-    name = Path(source).resolve().parent.name if Path(source).exists() else source
-    return re.sub(r"[\s<>]+", "-", name) or "file"
-
-
-def _row_problem(data: DataConfig, source: str, task: str, number: int, row: dict) -> Problem:
-    raw = str(row[data.answer_key])
-    answer = raw
-    if data.answer_pattern:
-        match = re.search(data.answer_pattern, raw)
-        if not match:
-            raise ValueError(f"{source}: row {number}: data.answer_pattern finds no answer in {raw[-60:]!r}")
-        answer = match.group(1).strip()
-    return Problem(str(row[data.prompt_key]), answer, data.verifier, task, {"solution": raw})
+    return row_at

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from lightning_cispo.configs.errors import refusals
 from lightning_cispo.configs.load import main_config
-from lightning_cispo.train.preflight import PACKAGES, preflight
+from lightning_cispo.train.preflight import PACKAGES, preflight_training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code. `arguments` are those of the command line unless given."""
-    config = main_config("cispo train", arguments, preflight, packages=PACKAGES)
+    config = main_config("cispo train", arguments, preflight_training, packages=PACKAGES)
     if config.dry_run:
         from lightning_cispo.train.plan import describe
 

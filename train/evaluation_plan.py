@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lightning_cispo.configs.evaluation import run_of
 from lightning_cispo.configs.schema import RunConfig
 from lightning_cispo.model.tokenizer import load_tokenizer
+from lightning_cispo.rl.data import on_disk
 from lightning_cispo.rl.held_out import held_out_prompts
 from lightning_cispo.train import plan
 from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder, weights_state
@@ -38,9 +37,9 @@ def _weights(config: RunConfig) -> list[tuple[str, str]]:
 
 def _problems(config: RunConfig) -> list[tuple[str, str]]:
     data, options = config.data, config.evaluation
-    source = data.eval or data.train or ", ".join(task.family for task in data.tasks)
+    source = ", ".join(data.eval or data.train or [task.family for task in data.tasks])
     kind = "" if data.eval else "held-out share of "
-    if data.tasks and not data.eval or Path(str(source)).exists():
+    if on_disk(data):
         held = held_out_prompts(data, load_tokenizer(tokenizer_name(config)), options.problems)
         count, said = len(held.prompts), str(held)
     else:  # of the hub, which a dry run does not ask

@@ -10,6 +10,7 @@ from lightning_cispo.configs.schema import LIGHTNING, ModelConfig, Precision, Ru
 from lightning_cispo.launch.ray_cluster import available_cores
 from lightning_cispo.model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
 from lightning_cispo.model.sizes import routing_bytes, tail_bytes
+from lightning_cispo.rl.data import DataError, on_disk, open_sources
 from lightning_cispo.train.folder import free_name
 from lightning_cispo.train.weights import network_config
 
@@ -19,6 +20,7 @@ def describe(config: RunConfig) -> str:
     model = network_config(config)
     rows = [
         *_run(config),
+        *_data(config),
         *model_rows(model),
         *_step(config),
         *_learner(config, model),
@@ -44,6 +46,19 @@ def _run(config: RunConfig) -> list[tuple[str, str]]:
     if config.checkpoint:
         rows.append(("weights", config.checkpoint))
     return rows
+
+
+def _data(config: RunConfig) -> list[tuple[str, str]]:
+    """The data sets by what preflight has read; hub names alone, which a plan doesn't download."""
+    data = config.data
+    named = [name for name in (*(data.train or []), *(data.eval or []))]
+    if not named:
+        return []
+    try:
+        rows = open_sources(data).summary() if on_disk(data) else []
+    except DataError:  # a plan is drawn before it is judged
+        rows = []
+    return [("data", "; ".join(rows or named))]
 
 
 def model_rows(model: ModelConfig) -> list[tuple[str, str]]:

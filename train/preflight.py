@@ -45,6 +45,32 @@ def preflight(config: RunConfig) -> None:
     _check_devices(config)
 
 
+def preflight_training(config: RunConfig) -> None:
+    """`preflight`, and whether the data hold enough prompts for a step. Raises ConfigError."""
+    preflight(config)
+    if not config.data.tasks and not _readable(config):
+        return
+    from lightning_cispo.model.tokenizer import load_tokenizer
+    from lightning_cispo.rl.prompts import training_stream
+
+    most = max(config.algorithm.prompts_per_step, config.warm_start.batch_size if config.warm_start.steps else 0)
+    try:
+        training_stream(config.data, load_tokenizer(tokenizer_name(config)), config.seed).take(most)
+    except ValueError as error:
+        named = f"data.train={', '.join(config.data.train)}: " if config.data.train else ""
+        raise ConfigError(f"{named}{error}") from None
+
+
+def _readable(config: RunConfig) -> bool:
+    """Whether the data sets are read at this point: a plan doesn't download them. Raises ConfigError."""
+    from lightning_cispo.rl.data import DataError, on_disk
+
+    try:
+        return not config.dry_run or on_disk(config.data)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _check_runs_dir(config: RunConfig) -> None:
     """Proven by a folder that lives for a moment in the nearest folder that exists."""
     target = Path(config.runs_dir) / config.name
@@ -168,9 +194,6 @@ def _check_files(config: RunConfig) -> None:
     data = config.data
     if not data.train and not data.eval:
         return
-    from lightning_cispo.rewards.grader import check_verifier
-    from lightning_cispo.train.data_files import check_source
-
     if data.answer_pattern is not None:
         try:
             groups = re.compile(data.answer_pattern).groups
@@ -180,11 +203,19 @@ def _check_files(config: RunConfig) -> None:
             raise ConfigError(
                 f"data.answer_pattern={data.answer_pattern}: needs a group around the answer, as in '#### (.+)'"
             )
+    _readable(config)  # a missing file is told before a verifier's process starts
+    from lightning_cispo.rewards.grader import check_verifier
+
     if wrong := check_verifier(data.verifier, config.rewards.code.min_isolation.value):
         raise ConfigError(f"data.verifier={data.verifier}: {wrong}")
-    for key, source in (("data.train", data.train), ("data.eval", data.eval)):
-        if source:
-            check_source(key, source, data)
+    if not _readable(config):
+        return
+    from lightning_cispo.rl.data import DataError, open_sources
+
+    try:
+        open_sources(data, progress=config.tracking.progress)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_judge(config: RunConfig) -> None:

@@ -22,6 +22,7 @@ from lightning_cispo.model import checkpoint
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.hf_config import CheckpointError
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
+from lightning_cispo.rl.data import open_sources
 from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.held_out import HeldOut, held_out_prompts
 from lightning_cispo.rl.prompts import training_stream
@@ -118,8 +119,10 @@ class Run:
             )
             self.prompts.take(most)
         except ValueError as error:
-            named = f"data.train={config.data.train}: " if config.data.train else ""
+            named = f"data.train={', '.join(config.data.train)}: " if config.data.train else ""
             raise ConfigError(f"{named}{error}") from error
+        if rows := open_sources(config.data).summary():
+            self.console.line(f"data: {'; '.join(rows)}")
         self.prompts.position, self.warm_start_prompts.position = state.position, state.warm_start_position
         self.prompts.courses.restore(state.courses)
 
@@ -205,7 +208,7 @@ class Run:
         try:
             found = held_out_prompts(self.config.data, self.tokenizer, self.config.evaluation.problems)
         except ValueError as error:
-            raise ConfigError(f"data.eval={self.config.data.eval}: {error}") from error
+            raise ConfigError(str(error)) from error
         if found.asked:
             self.console.line(f"held out: {found}")
         return found

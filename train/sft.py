@@ -10,13 +10,13 @@ from lightning_cispo.configs.errors import ConfigError, refusals
 from lightning_cispo.configs.load import main_config
 from lightning_cispo.configs.schema import RunConfig
 from lightning_cispo.train.folder import last_checkpoint
-from lightning_cispo.train.preflight import PACKAGES, preflight
+from lightning_cispo.train.preflight import PACKAGES, preflight_training
 from lightning_cispo.train.state import load_state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code. `arguments` are those of the command line unless given."""
-    config = main_config("cispo sft", arguments, _something_to_do, preflight, packages=PACKAGES)
+    config = main_config("cispo sft", arguments, _something_to_do, preflight_training, packages=PACKAGES)
     if config.dry_run:
         from lightning_cispo.train.plan import describe
 

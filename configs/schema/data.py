@@ -59,25 +59,27 @@ class TaskConfig:
 
 @dataclass
 class DataConfig:
-    """Either generated `tasks`, or `train`/`eval` as a local .jsonl/.parquet file or a hub dataset's name."""
+    """Either generated `tasks`, or `train`/`eval` as files (JSON lines or arrays, Parquet, CSV) or a hub dataset."""
 
     tasks: List[TaskConfig] = field(default_factory=list)
     prompt_style: PromptStyle = PromptStyle.question
-    train: Optional[str] = None
+    train: Optional[List[str]] = None  # files or globs, in a list if several; or the name of a hub dataset
     train_split: str = "train"
-    eval: Optional[str] = None
+    eval: Optional[List[str]] = None  # alike; unset: held_out_percent of the training problems
     eval_split: str = "test"
+    overlap_words: int = 0  # training rows with so many words in a row of an eval question are left out; 0: equal ones
     subset: Optional[str] = None  # a hub dataset's configuration name
-    prompt_key: str = "question"
-    answer_key: str = "answer"
+    prompt_key: str = "question"  # column of text or of chat messages; a.b is the key b in a column a
+    answer_key: str = "answer"  # column of the gold answer, likewise
+    tools_key: Optional[str] = "tools"  # column of the tools that a row's chat offers, if there is one
     answer_pattern: Optional[str] = None  # regex; its first group is the gold answer
-    instruction: str = ""  # appended to each prompt
-    system: str = ""
+    instruction: str = ""  # appended to each prompt; of a chat to the last user's message
+    system: str = ""  # system turn of prompts that bring none
     verifier: str = "math"  # for files and hub datasets; generated tasks bring their own
     tokenizer: str = "bytes"  # "bytes", "checkpoint", or whatever AutoTokenizer takes
     chat_template: ChatTemplate = ChatTemplate.plain
     max_prompt_tokens: int = 1024
-    held_out_percent: int = 10  # share of all possible generated problems that training never sees
+    held_out_percent: int = 10  # share of problems that training never sees, where there is no eval
 
 
 @dataclass

@@ -52,7 +52,7 @@ def test_every_option_of_every_group_composes():
         assert load_config([f"model={model}"]).model.num_hidden_layers >= 1
     assert load_config(["model=checkpoint", "checkpoint=somewhere"]).model.from_checkpoint
     assert load_config(["data=gsm8k"]).data.chat_template is ChatTemplate.minimax_m1
-    assert load_config(["data=file", "data.train=x.jsonl"]).data.train == "x.jsonl"
+    assert load_config(["data=file", "data.train=x.jsonl"]).data.train == ["x.jsonl"]
 
 
 def test_overrides_win_over_experiments_and_keep_their_types():
@@ -224,11 +224,11 @@ def test_resume_wants_a_run_folder(tmp_path):
 def test_data_shorthand_for_evaluation():
     for value in ("owner/name", "../some/test.jsonl"):
         config = load_config([f"data={value}"], data_shorthand=True)
-        assert config.data.eval == value and not config.data.tasks
+        assert config.data.eval == [value] and not config.data.tasks
         assert "must be one of arithmetic" in refusal(f"data={value}")
     assert load_config(["data=arithmetic"], data_shorthand=True).data.tasks
     kept = load_config(["experiment=gsm8k", "data=x.jsonl"], data_shorthand=True).data
-    assert (kept.eval, kept.answer_pattern) == ("x.jsonl", load_config(["data=gsm8k"]).data.answer_pattern)
+    assert (kept.eval, kept.answer_pattern) == (["x.jsonl"], load_config(["data=gsm8k"]).data.answer_pattern)
 
 
 def test_programs_exit_with_2_and_one_line():

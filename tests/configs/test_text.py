@@ -132,7 +132,7 @@ def test_a_text_in_a_file_is_the_text_that_stands_there(tmp_path):
     file.write_text("name: 2024-05-01\ndata: {train: 1_0.jsonl, system: on, instruction: 1e3, answer_pattern: null}\n")
     read = read_back(file)
     data = read.data
-    assert (read.name, data.train, data.system, data.instruction) == ("2024-05-01", "1_0.jsonl", "on", "1e3")
+    assert (read.name, data.train, data.system, data.instruction) == ("2024-05-01", ["1_0.jsonl"], "on", "1e3")
     assert data.answer_pattern is None
     file.write_text("name: a\nname: b\n")
     with pytest.raises(ConfigError, match="name: stands there twice"):

@@ -38,7 +38,7 @@ def test_a_special_token_spelled_in_a_data_set_ends_no_turn(tmp_path):
     rows.write_text(json.dumps({"question": "1<end_of_sentence>2", "answer": "3"}) + "\n")
     tokens = {}
     for template in ChatTemplate:
-        data = DataConfig(train=str(rows), eval=str(rows), chat_template=template, instruction="")
+        data = DataConfig(train=[str(rows)], eval=[str(rows)], chat_template=template, instruction="")
         [prompt] = held_out_prompts(data, TOKENIZER, 1).prompts
         assert "1<end_of_sentence>2" in decode(TOKENIZER, prompt.tokens_T.tolist())
         tokens[template] = prompt.tokens_T.tolist().count(TOKENIZER.eos_token_id)
@@ -75,7 +75,7 @@ def files(**options):
 
 
 def test_files_come_in_keyed_epochs_without_their_held_out_rows(rows):
-    data = files(train=str(rows), held_out_percent=20)
+    data = files(train=[str(rows)], held_out_percent=20)
     held_out = held_out_prompts(data, TOKENIZER, 50).prompts
     stream = training_stream(data, TOKENIZER, 0)
     epochs = [stream.take(50 - len(held_out)) for _ in range(2)]
@@ -91,7 +91,7 @@ def test_files_come_in_keyed_epochs_without_their_held_out_rows(rows):
 def test_rows_of_the_evaluation_file_are_left_out_of_training(rows, tmp_path):
     held = tmp_path / "held.jsonl"
     held.write_text("".join(rows.read_text().splitlines(keepends=True)[:30]))
-    data = files(train=str(rows), eval=str(held))
+    data = files(train=[str(rows)], eval=[str(held)])
     assert len(held_out_prompts(data, TOKENIZER, 99).prompts) == 30
     trained = texts(training_stream(data, TOKENIZER, 0).take(20))
     assert not set(trained) & set(texts(held_out_prompts(data, TOKENIZER, 99).prompts))
@@ -104,15 +104,15 @@ def test_parquet_is_read_like_json_lines(rows, tmp_path):
 
     parquet = tmp_path / "mine.parquet"
     pandas.read_json(rows, lines=True).to_parquet(parquet)
-    one, other = (held_out_prompts(files(train=str(path)), TOKENIZER, 9).prompts for path in (rows, parquet))
+    one, other = (held_out_prompts(files(train=[str(path)]), TOKENIZER, 9).prompts for path in (rows, parquet))
     assert texts(one) == texts(other)
 
 
 def test_a_row_without_an_answer_is_named(rows):
     with open(rows, "a") as file:
         file.write(json.dumps({"question": "q", "answer": "nothing"}) + "\n")
-    with pytest.raises(ValueError, match="row 51.*answer_pattern"):
-        held_out_prompts(files(train=str(rows)), TOKENIZER, 9)
+    with pytest.raises(ValueError, match="line 51.*answer_pattern"):
+        held_out_prompts(files(train=[str(rows)]), TOKENIZER, 9)
 
 
 def test_prompts_that_are_too_long_are_skipped():
@@ -127,7 +127,7 @@ def test_what_an_evaluation_leaves_out_is_counted_and_said(tmp_path):
     path.write_text("".join(json.dumps({"question": q, "answer": "#### 1"}) + "\n" for q in questions))
 
     def found(count, most=1000):
-        return held_out_prompts(files(eval=str(path), max_prompt_tokens=most), TOKENIZER, count)
+        return held_out_prompts(files(eval=[str(path)], max_prompt_tokens=most), TOKENIZER, count)
 
     whole = found(99, most=9999)
     assert (len(whole.prompts), whole.left_out) == (6, 1) and str(found(0)) == "0 problems"

@@ -78,14 +78,14 @@ def test_parquet_rows_and_columns(tmp_path, with_file):
     parquet.write_table(pyarrow.table(rows), tmp_path / "data.parquet")
     assert "row 2: data.answer_pattern=" in refusal(*overrides)
     parquet.write_table(pyarrow.table({"question": ["a"]}), tmp_path / "data.parquet")
-    assert "no column answer; it has question" in refusal(*overrides)
+    assert "row 1: no 'answer' (data.answer_key); it has question" in refusal(*overrides)
 
 
 def test_files_that_are_not_there_or_not_data(tmp_path, with_file):
     assert refusal("experiment=gsm8k", "data.train=nowhere.jsonl") == "data.train=nowhere.jsonl: no such file"
     assert "no such file" in refusal("experiment=gsm8k", "data.train=./nowhere")
     assert "not a file" in refusal("experiment=gsm8k", f"data.train={tmp_path}")
-    assert "must end in .jsonl" in refusal(*with_file(GOOD, "data.csv"))
+    assert "must end in .jsonl" in refusal(*with_file(GOOD, "data.txt"))
     assert "has no rows" in refusal(*with_file("\n"))
     assert refusal(*with_file(GOOD), "data.eval=gone.jsonl").startswith("data.eval=gone.jsonl: no such file")
 

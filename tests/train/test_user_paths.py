@@ -14,7 +14,8 @@ import pytest
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.load import load_config
 from lightning_cispo.configs.schema import DataConfig
-from lightning_cispo.rl.prompts import _task_name, read_rows
+from lightning_cispo.rl.data import open_sources
+from lightning_cispo.rl.data.names import task_name
 from lightning_cispo.train.lock import sole_user
 from lightning_cispo.train.preflight import preflight
 from lightning_cispo.train.sft import _something_to_do
@@ -67,10 +68,10 @@ def test_folders_with_spaces_name_tasks_that_metrics_can_have(tmp_path, monkeypa
     folder = tmp_path / "my <own> data"
     folder.mkdir()
     (folder / "x.jsonl").touch()
-    assert _task_name(str(folder / "x.jsonl")) == "my-own-data"
+    assert task_name(str(folder / "x.jsonl")) == "my-own-data"
     monkeypatch.chdir(folder)
-    assert _task_name("x.jsonl") == "my-own-data"
-    assert _task_name("openai/gsm8k") == "openai/gsm8k"
+    assert task_name("x.jsonl") == "my-own-data"
+    assert task_name("openai/gsm8k") == "openai/gsm8k"
 
 
 def test_what_cannot_work_is_one_line(tmp_path):
@@ -90,7 +91,7 @@ def test_settings_that_leave_nothing_to_do_or_to_say_are_refused():
     with pytest.raises(ConfigError, match="thinking_tokens=13: with the 4 tokens of sampling.closing_text"):
         preflight(load_config(["experiment=smoke", "sampling.thinking_tokens=13"]))
     with pytest.raises(ValueError, match="nobody/has-this: neither a file here nor a data set of the hub"):
-        read_rows(DataConfig(), "nobody/has-this", "train")
+        open_sources(DataConfig(train=["nobody/has-this"]))
 
 
 def test_a_run_folder_has_one_user(tmp_path):
