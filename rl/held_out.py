@@ -82,7 +82,7 @@ def _held_out_problems(data: DataConfig, make: PromptMaker) -> Iterator[Problem]
         yield from sources.eval
     elif sources.train is not None:
         rows = sources.train
-        yield from (rows[index] for index in np.flatnonzero(rows.keys_N % 100 < data.held_out_percent))
+        yield from (rows[int(index)] for index in np.flatnonzero(rows.keys_N % 100 < data.held_out_percent))
     else:
         problem_at = task_problems(data.tasks, -1, Courses([replace(task, curriculum=None) for task in data.tasks]))
         yield from filter(make.held_out, map(problem_at, range(PATIENCE)))

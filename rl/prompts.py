@@ -93,7 +93,7 @@ class PromptMaker:
         return stream_key(problem.task, content)
 
     def held_out(self, problem: Problem) -> bool:
-        """Whether a problem belongs to the held-out share: a property of its content, so the two sides can't overlap."""
+        """Whether a problem belongs to the held-out share: by its content, so the two sides never overlap."""
         key = self.identity(problem) if self.data.tasks else key_of(problem.prompt)
         return key % 100 < self.data.held_out_percent
 

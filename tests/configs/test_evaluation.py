@@ -45,16 +45,16 @@ def test_a_runs_weights_are_sampled_as_they_were_trained(run: Path, inside: str)
     assert found.data.chat_template is ChatTemplate.minimax_m1 and found.data.max_prompt_tokens == 2000
     assert found.learner.precision is Precision.bfloat16 and found.rewards.code.timeout_s == 9
     assert found.evaluation.problems == 8 and found.evaluation.samples == 4
-    assert found.data.eval == "test.jsonl" and found.data.train is None and found.data.answer_key == "answer"
+    assert found.data.eval == ["test.jsonl"] and found.data.train is None and found.data.answer_key == "answer"
     assert found.data.tokenizer == "checkpoint" and found.model.from_checkpoint and found.name == "mine"
 
 
 def test_without_data_it_is_the_runs_own(run: Path) -> None:
     found = evaluated(run)
-    assert found.data.train == "mine.jsonl" and found.data.answer_key == "solution" and found.data.tasks == []
+    assert found.data.train == ["mine.jsonl"] and found.data.answer_key == "solution" and found.data.tasks == []
     assert found.data.tokenizer == "checkpoint"
     other = evaluated(run, "data.eval=test.jsonl")
-    assert other.data.eval == "test.jsonl" and other.data.answer_key == "solution", "one key changes one key"
+    assert other.data.eval == ["test.jsonl"] and other.data.answer_key == "solution", "one key changes one key"
     assert other.data.train is None, "which need not be at hand"
 
 
