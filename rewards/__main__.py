@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning_cispo.rewards.code import check_answer, check_tests
+from lightning_cispo.rewards.code import KEYS, check_answer, check_tests
 from lightning_cispo.rewards.grader import Grader, check_gold, check_golds, check_verifier
 from lightning_cispo.rewards.verdict import Problem, Response, Status
 
@@ -157,9 +157,8 @@ def _rows(file: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _problem(row: dict[str, Any], task: str) -> Problem:
-    entry: dict[str, Any] = {
-        key: row[key] for key in ("tests", "cases", "setup", "entry_point", "prelude") if key in row
-    }
+    has_tests = "tests" in row or "cases" in row
+    entry: dict[str, Any] = {key: row[key] for key in KEYS if key in row} if has_tests else {}
     return Problem(str(row.get("prompt", "")), str(row.get("gold", "")), task, "bench", entry)
 
 

@@ -9,6 +9,7 @@ exit code, negative for a signal, is the answer. Standard library only.
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import select
@@ -41,6 +42,8 @@ def main(readable: list[str], needs_landlock: bool) -> None:
     elif needs_landlock:
         raise OSError("the kernel has no landlock")
     instructions = seccomp.program()
+    gc.collect()
+    gc.freeze()  # a child's collections leave what it shares with this process alone
     control = socket.socket(fileno=0)
     control.sendall(b"r")
     while True:

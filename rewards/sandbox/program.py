@@ -10,8 +10,8 @@ import sys
 from io import TextIOWrapper
 from types import ModuleType
 
-from lightning_cispo.rewards.sandbox.candidate import describe
-from lightning_cispo.rewards.sandbox.wire import read_frame
+from lightning_cispo.rewards.sandbox.errors import describe
+from lightning_cispo.rewards.sandbox.frames import read_frame
 
 FILE = "/solution.py"
 

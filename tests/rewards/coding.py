@@ -1,8 +1,10 @@
-"""Asking for a verdict on code, for the tests of the verifier."""
+"""Asking for a verdict on code, and the cases in `cases/`, for the tests of the verifier."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning_cispo.rewards.grader import Grader
@@ -19,3 +21,25 @@ def submit(grader: Grader, answer: str, tests: dict[str, Any] | None = None, pro
 
 def ask(grader: Grader, answer: str, tests: dict[str, Any] | None = None, prompt: str = "?") -> Verdict:
     return submit(grader, answer, tests, prompt).result()
+
+
+@dataclass
+class Case:
+    answer: str
+    tests: dict[str, Any]
+    question: str
+
+    def ask(self, grader: Grader) -> Verdict:
+        return ask(grader, self.answer, self.tests, self.question)
+
+
+def cases(name: str) -> dict[str, Case]:
+    """By title. A case begins with `=== title`, its parts with `--- name`: answer, question, setup, test ..."""
+    found = {}
+    for text in (Path(__file__).parent / "cases" / f"{name}.txt").read_text().split("\n=== ")[1:]:
+        title, *parts = text.split("\n--- ")
+        named = [tuple(part.split("\n", 1)) for part in parts]
+        single = {key: body.rstrip("\n") for key, body in named if key != "test"}
+        tests = {**single, "tests": [body for key, body in named if key == "test"]}
+        found[title] = Case(tests.pop("answer"), tests, tests.pop("question", "?"))
+    return found
