@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from functools import partial
 
 from lightning_cispo.configs.schema import Anchor
 from lightning_cispo.model.generation.randomness import stream_key
-from lightning_cispo.rl.advantages import informative, to_samples
+from lightning_cispo.rl.advantages import Sample, informative, to_samples
 from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.statistics import UpdateSums
 from lightning_cispo.rl.summary import response_metrics
@@ -16,7 +15,7 @@ from lightning_cispo.rl.types import Group
 from lightning_cispo.rl.worker import Draw
 from lightning_cispo.train.ended import VerifiersDown
 from lightning_cispo.train.interrupt import Stopped
-from lightning_cispo.train.learner_group import Outcome
+from lightning_cispo.train.learner_group import Outcome, StepReport
 from lightning_cispo.train.run import Run
 from lightning_cispo.train.schedule import learning_rate
 from lightning_cispo.train.warm_start import warm_start
@@ -74,28 +73,36 @@ def learn(run: Run, groups: list[Group]) -> dict[str, float]:
     parts = [to_samples(share, algorithm, run.config.sampling.max_tokens) for share in shares if share]
     if algorithm.anchor is Anchor.learner:
         parts = [run.learner.anchor(part) for part in parts]
-    done = run.state.step * algorithm.updates_per_step
-    sums, norms, lr = UpdateSums(), [], 0.0
-    outcomes = Counter({Outcome.empty: algorithm.updates_per_step - len(parts)})
-    with run.console.bar(len(parts), "update", "step") as bar:
-        for index, part in enumerate(parts):
-            lr = learning_rate(run.config.optimizer, done + index, run.config.steps * algorithm.updates_per_step)
-            report = run.learner.update(part, lr, algorithm)
-            run.skipped.note(f"step-{run.state.step + 1:06d}-update-{index + 1}", report)
-            outcomes[report.outcome] += 1
-            if report.outcome is Outcome.applied:
-                sums.add(report.sums)
-                norms.append(report.grad_norm)
-            bar.update(1)
-    if unmade := sum(not part for part in parts):
-        run.console.line(
-            f"step {run.state.step + 1}: {unmade} of {algorithm.updates_per_step} updates were not made: "
-            "none of their responses has a verdict"
-        )
-    metrics = {"groups/kept": float(len(kept)), "groups/dropped": float(len(groups) - len(kept))}
-    metrics |= {f"policy/{kind.value}_updates": float(outcomes[kind]) for kind in (Outcome.skipped, Outcome.empty)}
-    if norms:
-        metrics |= guarded(sums.metrics, len(norms))
+    reports, lr = _updates(run, parts)
+    sums, applied = UpdateSums(), [report for report in reports if report.outcome is Outcome.applied]
+    for report in applied:
+        sums.add(report.sums)
+    skipped = sum(report.outcome is Outcome.skipped for report in reports)
+    metrics = {
+        "groups/kept": float(len(kept)),
+        "groups/dropped": float(len(groups) - len(kept)),
+        "policy/skipped_updates": float(skipped),
+        "policy/empty_updates": float(algorithm.updates_per_step - len(applied) - skipped),
+    }
+    if applied:
+        norms = [report.grad_norm for report in applied]
+        metrics |= guarded(sums.metrics, len(applied))
         metrics |= {"policy/grad_norm": sum(norms) / len(norms), "policy/lr": lr}
     seconds = time.monotonic() - started
     return metrics | {"time/update_s": seconds, "throughput/update_tokens_per_s": sums.tokens / max(1e-9, seconds)}
+
+
+def _updates(run: Run, parts: list[list[Sample]]) -> tuple[list[StepReport], float]:
+    """An optimizer step over each part, as far as it can be taken. Returns the last one's learning rate too."""
+    algorithm, step, lr = run.config.algorithm, run.state.step + 1, 0.0
+    done, reports = run.state.step * algorithm.updates_per_step, []
+    with run.console.bar(len(parts), "update", "step") as bar:
+        for index, part in enumerate(parts):
+            lr = learning_rate(run.config.optimizer, done + index, run.config.steps * algorithm.updates_per_step)
+            reports.append(run.learner.update(part, lr, algorithm))
+            run.skipped.note(f"step-{step:06d}-update-{index + 1}", reports[-1])
+            bar.update(1)
+    if empty := sum(report.outcome is Outcome.empty for report in reports):
+        why = "no token counts in them, as verdicts failed or no token was the policy's choice"
+        run.console.line(f"step {step}: {empty} of {len(parts)} updates were not made: {why}")
+    return reports, lr
