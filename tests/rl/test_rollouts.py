@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import ray
@@ -69,10 +70,14 @@ def test_groups_are_whole_judged_and_in_order(rollouts, prompts):
 def test_responses_are_judged_anew_in_their_order(rollouts, prompts):
     """Also when a worker dies over it: its share stays without a verdict, and the next call has it judged."""
     found = rollouts(2)
-    pairs = [(group.prompt.problem, t) for group in found.collect(prompts[:3], DRAW) for t in group.trajectories]
-    first = [t.verdict for _, t in pairs]
-    assert len({verdict.reward for verdict in first}) > 1, "their order shows"
-    assert found.judge(pairs, DRAW.max_tokens) == first
+    trajectories = [(group.prompt.problem, t) for group in found.collect(prompts[:3], DRAW) for t in group.trajectories]
+    right = [index % 3 == 0 for index in range(len(trajectories))]
+    pairs = [
+        (problem, replace(t, text=problem.answer if is_right else "none"))
+        for (problem, t), is_right in zip(trajectories, right, strict=True)
+    ]
+    first = found.judge(pairs, DRAW.max_tokens)
+    assert [verdict.correct for verdict in first] == right and None not in {verdict.reward for verdict in first}
     os.kill(found.wait_until_ready()[1], signal.SIGKILL)
     again = found.judge(pairs, DRAW.max_tokens)
     assert again[::2] == first[::2] and all(verdict.reward is None for verdict in again[1::2])
