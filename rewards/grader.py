@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from math import isfinite
 from typing import Any
 
 from lightning_cispo.rewards.answer import final_text, same_value
@@ -16,9 +16,9 @@ from lightning_cispo.rewards.format import format_score
 from lightning_cispo.rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
 from lightning_cispo.rewards.judge import Judge, JudgeOptions
 from lightning_cispo.rewards.judgement import Decision
-from lightning_cispo.rewards.math import check_gold, check_golds
+from lightning_cispo.rewards.math import MathOptions, check_gold, check_golds
 from lightning_cispo.rewards.overlong import overlong_penalty
-from lightning_cispo.rewards.registry import check_verifier, judge
+from lightning_cispo.rewards.registry import Options, check_verifier, judge
 from lightning_cispo.rewards.rules import box_score, language_score, length_score, tools_score
 from lightning_cispo.rewards.tally import Tally
 from lightning_cispo.rewards.verdict import Problem, Response, Status, Verdict, finite, masked
@@ -58,6 +58,7 @@ class Grader:
         timeout_s: float = 5.0,
         memory_mb: int = 1024,
         max_queue: int = 10_000,
+        math: MathOptions | dict[str, Any] | None = None,
         code: CodeOptions | dict[str, Any] | None = None,
         judge: dict[str, Any] | None = None,
     ):
@@ -73,7 +74,7 @@ class Grader:
             "length": length_weight,
         }
         for name, value in {**self.weights, "clip_min": clip_min, "clip_max": clip_max}.items():
-            if not math.isfinite(value):
+            if not isfinite(value):
                 raise ValueError(f"{name}={value}: must be finite")
         self._shapes: dict[str, Callable[[Response], float]] = {
             "format": lambda r: format_score(r.text),
@@ -83,7 +84,10 @@ class Grader:
             "language": lambda r: language_score(r.text, language),
             "length": lambda r: length_score(r.tokens, length_min_tokens, length_max_tokens),
         }
-        self.code = code if isinstance(code, CodeOptions) else CodeOptions(**(code or {}))
+        self.options = Options(
+            code if isinstance(code, CodeOptions) else CodeOptions(**(code or {})),
+            math if isinstance(math, MathOptions) else MathOptions(**(math or {})),
+        )
         self.isolation: str | None = None  # level of the sandbox that has judged code
         self.clip_min, self.clip_max = clip_min, clip_max
         self._judge = Judge(JudgeOptions(**judge)) if judge and judge["url"] else None
@@ -125,7 +129,7 @@ class Grader:
         answer = final_text(response.text)
         if self._judge is not None and problem.verifier == "judge" and answer is not None:
             return self._judge.submit(problem.prompt, problem.answer, answer, same_value(answer, problem.answer))
-        judgement = judge(problem, response, self.code)
+        judgement = judge(problem, response, self.options)
         if isinstance(judgement, Decision):
             return judgement
         return self._pool.submit(judgement.function, judgement.args, judgement.preload, judgement.timeout_s)

@@ -1,138 +1,77 @@
-"""Final answers to mathematics questions: found, held against cheats, compared exactly before anything else.
+"""Verifier `math`: final answers to mathematics questions, held against cheats and compared exactly.
 
 What is judged is the last `\\boxed{}` after the last `</think>`. Without a box it is the last line, and only
 if that says "answer: ..." or "#### ..." or is nothing but a number. Policy where graders differ:
 
-- one answer: a list with more parts than the gold, "5 or 6", "2 != 3" or 5 6 is wrong, whatever it contains;
-- a gold that math-verify can't read (`0.\\overline{3}`) is a data error at load, named with its row, never a reward;
-- exact: a decimal equals a fraction only if it is the same number; 0.333 is not 1/3, 3.14 is not pi;
-- `1.5e3` is a programmer's spelling and no answer; `1.5 \\cdot 10^3` is; a magnitude in words (`5 million`) must be
-  the gold's own;
-- a unit, a currency sign, a degree sign and thousands separators are not judged; `50%` equals 50 and 0.5;
-- `x=5` answers 5, another number on the left (`6=5`) doesn't; a ratio `1:2` equals only itself;
-- a word in `\\text{}` is compared as a word, without case; choices `C`, `(C)` and `\\text{(C)}` are equal.
+- One answer. More answers than the gold has, "5 or 6", "5 \\approx 6" or `5 6` are wrong, whatever they contain.
+- Exact. A decimal equals a fraction only if it is the same number: 0.333 is not 1/3, 3.14 is not pi.
+- Lists and sets. A bare list is a set: `1,2,3`, `\\{3,2,1\\}` and "1, 2 and 3" are equal, and `\\pm 3` is `\\{-3,3\\}`.
+  Nothing may be repeated. A single value is a set of one.
+- Tuples and intervals. `(1,2)` has an order and equals no list or set. Brackets count: `[0,1)` is not `(0,1)`.
+  `1 < x \\le 3` is `(1,3]`, `x \\ne 3` is the line without 3. A column is no row.
+- Names. `x = 5` answers 5, and `(x,y) = (3,4)` answers `(3,4)`, as does `x = 3, y = 4`. All sides of
+  `x = 10/2 = 5` must be the gold. `6 = 5` and `x = 6 = 5` are wrong. Equations are equal if one is a multiple of
+  the other.
+- Units are a list (`mathematics/units.py`). A unit may be left out, but not changed: `5` answers `5 cm`, `5 m` doesn't.
+  What is not on the list belongs to the answer: `2 ab` is not 2. `5 million` is 5,000,000.
+- `50\\%` equals 50 and 0.5. A ratio `1:2` equals only a ratio. `1.5e3` is 1500, `0.\\overline{3}` is 1/3.
+- `i` is the imaginary unit and `e` is Euler's number, in any font.
+- A word in `\\text{}` is compared as a word, without case. Choices `C`, `(C)` and `\\textbf{(C)}\\ 5` are equal.
+- Evaluated (`rewards.math.evaluated`). Where the gold is a number, the answer must be at least as evaluated, or the
+  question's own formula would be an answer. For a rational gold that is a number written out: an integer, a decimal,
+  a fraction in lowest terms, a mixed number, scientific notation. `91/26` does not answer 7/2, nor `2^{10}` 1024.
+  For a gold with roots, `\\pi`, `e` or `i` no arithmetic between rational numbers, no root of a square factor, no
+  power or product of sums and no sum below the line may be left that the gold does not have, nor more irrational
+  terms or a function. `\\frac{1}{\\sqrt 2}` answers `\\frac{\\sqrt 2}{2}`; `\\sqrt{50}` does not answer `5\\sqrt 2`.
+- A gold that is no mathematics (`None`, `\\frac{`) is a data error at load, named with its row, never a reward.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lightning_cispo.rewards.answer import final_text
 from lightning_cispo.rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
 from lightning_cispo.rewards.judgement import Call, Decision
-from lightning_cispo.rewards.latex import magnitudes, number, parts, same_latex, squeeze, word
+from lightning_cispo.rewards.mathematics.answer import beyond_caps, extract
+from lightning_cispo.rewards.mathematics.literals import literal
+from lightning_cispo.rewards.mathematics.spelling import squeeze, unspaced
+from lightning_cispo.rewards.mathematics.units import contradict
+from lightning_cispo.rewards.mathematics.words import is_no_answer, word
 
-MAX_ANSWER_CHARS = 500
-MAX_ANSWER_DEPTH = 20
+__all__ = ["MathOptions", "check_gold", "check_golds", "extract", "judge"]
 
-_LIBRARY = "lightning_cispo.rewards.math_library"
-_SAYS_ANSWER = re.compile(
-    r"(?:(?:so|thus|hence|therefore)\b,? *)?(?:(?:the|my) )?(?:final )?answer(?: is)?[ :=]+(.+)|#### *(.+)",
-    re.IGNORECASE,
-)
-_HEDGE = re.compile(
-    r"\b(?:not|either|neither|maybe|perhaps|possibly|unless|but)\b|\\(?:neq?|approx|sim|lor|land|vee|wedge)\b"
-)
-_SPACED_DIGITS = re.compile(r"\d(?:\s|~|\\[ ,;:]|\\q?quad|\\(?:text|mbox|mathrm)\{\s*\})+\d", re.ASCII)
-_BASE = re.compile(r"_\{?(\d+)\}?$")
+_LIBRARY = "lightning_cispo.rewards.mathematics.verify"
 
 
-def extract(text: str) -> str | None:
-    """The answer that a response commits to, or None."""
-    final = final_text(text)
-    if final is None:
-        return None
-    start = final.rfind("\\boxed")
-    if start >= 0:
-        return _braced(final, start + len("\\boxed"))
-    line = final.splitlines()[-1].strip().strip("*").strip()
-    said = _SAYS_ANSWER.fullmatch(line.rstrip("."))
-    if said:
-        return (said[1] or said[2]).replace("**", "").strip() or None
-    return line if number(line) is not None else None
+@dataclass(frozen=True)
+class MathOptions:
+    """Settings of the verifier, as `configs.schema` documents them."""
+
+    evaluated: bool = True
 
 
-def _braced(text: str, start: int) -> str | None:
-    """What the braces that open at `start` hold; None if they don't open there, don't close, or hold nothing."""
-    if text[start : start + 1] != "{":
-        return None
-    depth, position = 0, start
-    while position < len(text):
-        if text[position] == "\\":
-            position += 1  # \{ and \} are signs, not braces
-        elif text[position] in "{}":
-            depth += 1 if text[position] == "{" else -1
-            if depth == 0:
-                return text[start + 1 : position].strip() or None
-        position += 1
-    return None
+def judge(gold: str, text: str, options: MathOptions = MathOptions()) -> Decision | Call:  # noqa: B008
+    """Judge a response's text against the gold answer (LaTeX, with or without `$`).
 
-
-def judge(gold: str, text: str) -> Decision | Call:
-    """Judge a response's text against the gold answer (LaTeX, with or without `$`)."""
+    Decides at once what text and plain numbers can decide, in time linear in the text. The rest is a call.
+    """
     answer = extract(text)
     if answer is None:
         return Decision(False, "no final answer: neither a closed \\boxed{} nor a last line that states one")
-    too_much = _beyond_caps(answer)
+    too_much = beyond_caps(answer)
     if too_much:
         return Decision(False, too_much)
-    if answer == gold.strip():
+    if answer == gold.strip() or unspaced(squeeze(answer)) == unspaced(squeeze(gold)):
         return Decision(True)
-    wrong = _evasive(answer, gold)
-    if wrong:
-        return Decision(False, wrong)
-    return _compare(answer, gold)
-
-
-def _compare(answer: str, gold: str) -> Decision | Call:
-    if same_latex(answer, gold):
-        return Decision(True)
-    different = Decision(False, f"{answer!r} is not {gold!r}"[:300])
-    theirs, ours = number(answer), number(gold)
-    if theirs is not None and ours is not None:
-        return Decision(True) if theirs.matches(ours) else different
-    wanted = word(gold)
-    if wanted is not None:
-        return Decision(True) if word(answer, any_length=True) == wanted else different
-    if ":" in answer or ":" in gold:
-        return different
-    return Call(f"{_LIBRARY}:equivalent", (squeeze(answer), squeeze(gold)))
-
-
-def _beyond_caps(answer: str) -> str:
-    if len(answer) > MAX_ANSWER_CHARS:
-        return f"answer of more than {MAX_ANSWER_CHARS} characters"
-    depth = deepest = 0
-    for character in answer:
-        depth += (character in "{([") - (character in "})]")
-        deepest = max(deepest, depth)
-    if deepest > MAX_ANSWER_DEPTH or answer.count("^") > MAX_ANSWER_DEPTH:
-        return f"answer nested more than {MAX_ANSWER_DEPTH} deep"
-    return ""
-
-
-def _evasive(answer: str, gold: str) -> str:
-    """Why an answer doesn't commit to one thing of the gold's shape; empty if it does."""
-    if _HEDGE.search(answer) and not _HEDGE.search(gold):
-        return "the answer hedges"
-    if magnitudes(answer) != magnitudes(gold):
-        return "another order of magnitude"
-    given, asked = _count(answer), _count(gold)
-    if given != asked:
-        return f"{given} answers where {asked} {'is' if asked == 1 else 'are'} asked for"
-    if _SPACED_DIGITS.search(squeeze(answer)) and not _SPACED_DIGITS.search(squeeze(gold)):
-        return "two numbers side by side"
-    for theirs, ours in zip(parts(answer), parts(gold), strict=False):
-        left, equals, right = theirs.partition("=")
-        if equals and "=" not in ours and ("=" in right or not re.match(r"\s*\\?[A-Za-z]", left)):
-            return "an equation where a value is asked for"
-    bases = [match[1] if (match := _BASE.search(squeeze(text))) else None for text in (answer, gold)]
-    return "another base" if None not in bases and bases[0] != bases[1] else ""
-
-
-def _count(text: str) -> int:
-    return sum(2 if "\\pm" in part or "\\mp" in part else 1 for part in parts(text))
+    theirs, ours = literal(answer), literal(gold, gold=True)
+    if theirs is None or ours is None:
+        return Call(f"{_LIBRARY}:equivalent", (answer, gold, options.evaluated))
+    if not theirs.matches(ours) or contradict(theirs.unit, ours.unit):
+        return Decision(False, f"{answer!r} is not {gold!r}"[:300])
+    if options.evaluated and ours.evaluated and not theirs.evaluated:
+        return Decision(False, f"{answer!r} equals {gold!r}, but is less evaluated"[:300])
+    return Decision(True)
 
 
 def check_golds(
@@ -142,12 +81,12 @@ def check_golds(
     found: dict[str, str | None] = {}
     hard: list[str] = []
     for gold in dict.fromkeys(golds):
-        found[gold] = "empty answer" if not gold.strip() else _beyond_caps(gold.strip()) or None
-        if found[gold] is None and number(gold) is None and word(gold) is None and ":" not in gold:
+        found[gold] = _at_sight(gold.strip())
+        if found[gold] is None and literal(gold) is None and word(squeeze(gold)) is None:
             hard.append(gold)
     if hard:
         with IsolatedPool(processes, timeout_s, memory_mb) as pool:
-            futures = {gold: pool.submit(f"{_LIBRARY}:parses", [squeeze(gold)]) for gold in hard}
+            futures = {gold: pool.submit(f"{_LIBRARY}:parses", [gold]) for gold in hard}
             for gold, future in futures.items():
                 try:
                     found[gold] = None if future.result() else f"not a mathematical expression: {gold!r}"
@@ -159,3 +98,9 @@ def check_golds(
 def check_gold(gold: str) -> str | None:
     """`check_golds` for one; each call that needs the library starts a process for it."""
     return check_golds([gold])[0]
+
+
+def _at_sight(gold: str) -> str | None:
+    if not gold:
+        return "empty answer"
+    return f"not an answer: {gold!r}" if is_no_answer(gold) else beyond_caps(gold) or None

@@ -5,26 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import NamedTuple
 
 from lightning_cispo.rewards import code, logic, math
 from lightning_cispo.rewards.answer import final_text, same_value
+from lightning_cispo.rewards.code import CodeOptions
 from lightning_cispo.rewards.isolated import IsolatedPool
 from lightning_cispo.rewards.judgement import Call, Decision
+from lightning_cispo.rewards.math import MathOptions
 from lightning_cispo.rewards.verdict import Problem, Response
 
-Judge = Callable[[Problem, Response, code.CodeOptions], "Decision | Call"]
+
+class Options(NamedTuple):
+    """Settings of the built-in verifiers."""
+
+    code: CodeOptions = CodeOptions()
+    math: MathOptions = MathOptions()
+
+
+Judge = Callable[[Problem, Response, Options], "Decision | Call"]
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-def _exact(problem: Problem, response: Response, _: code.CodeOptions) -> Decision:
+def _exact(problem: Problem, response: Response, _: Options) -> Decision:
     answer = final_text(response.text)
     if answer is None:
         return Decision(False, "no answer after </think>")
     return Decision(True) if same_value(answer, problem.answer) else Decision(False, "not the answer")
 
 
-def _by_model(problem: Problem, response: Response, _: code.CodeOptions) -> Decision:
+def _by_model(problem: Problem, response: Response, _: Options) -> Decision:
     """Handle the cases that need no judge model. `Grader` owns the client and sends it the rest."""
     if final_text(response.text) is None:
         return Decision(False, "no answer after </think>")
@@ -32,15 +43,15 @@ def _by_model(problem: Problem, response: Response, _: code.CodeOptions) -> Deci
 
 
 VERIFIERS: dict[str, Judge] = {
-    "code": lambda problem, response, options: code.judge(problem, response.text, options),
+    "code": lambda problem, response, options: code.judge(problem, response.text, options.code),
     "exact": _exact,
     "judge": _by_model,
     "logic": lambda problem, response, _: logic.judge(problem, response.text),
-    "math": lambda problem, response, _: math.judge(problem.answer, response.text),
+    "math": lambda problem, response, options: math.judge(problem.answer, response.text, options.math),
 }
 
 
-def judge(problem: Problem, response: Response, options: code.CodeOptions) -> Decision | Call:
+def judge(problem: Problem, response: Response, options: Options) -> Decision | Call:
     """Return what the problem's verifier decides at once, or the call that will decide.
 
     Raises: ValueError for an unknown name, and whatever a problem that cannot be judged leads to.

@@ -6,19 +6,14 @@ import unicodedata
 
 from lightning_cispo.rewards.answer import final_text
 from lightning_cispo.rewards.calls import SYNTAXES
+from lightning_cispo.rewards.mathematics.answer import closed_box, only_box
 
 
 def box_score(text: str) -> float:
-    """1.0 for exactly one `\\boxed{` after the thinking, with its brace closed, else 0.0."""
+    """1.0 for exactly one `\\boxed{` after the thinking, with its brace closed, else 0.0. `\\{` is a sign, no brace."""
     final = final_text(text) or ""
-    if final.count("\\boxed{") != 1:
-        return 0.0
-    depth = 0
-    for character in final.partition("\\boxed")[2]:
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return 1.0
-    return 0.0
+    opening = only_box(final)
+    return 0.0 if opening is None or closed_box(final, opening) is None else 1.0
 
 
 def tools_score(text: str) -> float:

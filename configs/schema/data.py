@@ -92,6 +92,11 @@ class CodeConfig:
 
 
 @dataclass
+class MathConfig:
+    evaluated: bool = True  # an answer must be at least as evaluated as a gold that is a number: 2^10 is not 1024
+
+
+@dataclass
 class JudgeConfig:
     url: Optional[str] = None  # of an OpenAI-compatible endpoint, up to /v1; for data.verifier=judge
     model: str = ""
@@ -128,6 +133,7 @@ class RewardsConfig:
     timeout_s: float = 5.0  # deadline of one verification, kept by the parent
     memory_mb: int = 1024  # address space of one verifier process above its idle size
     max_queue: int = 10000  # verifications that wait; beyond that the rollout waits for room
+    math: MathConfig = field(default_factory=MathConfig)
     code: CodeConfig = field(default_factory=CodeConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lightning_cispo.rewards.judgement import Decision
+from lightning_cispo.rewards.math import MathOptions, judge
+from lightning_cispo.rewards.mathematics.verify import equivalent
+
+KINDS = Path(__file__).with_name("math_kinds.txt")
+
 EQUAL = [
     ("0", "-0"), ("0", "0.000"), ("-5", "- 5"), ("-5", r"\left(-5\right)"), ("7", "007"), ("1000000", "1,000,000"),
     ("1000000", "10^6"), ("0.001", "10^{-3}"), ("0.25", r"\frac{1}{4}"), ("2.50", "2.5"),
-    (r"\frac{-3}{4}", r"-\frac34"), (r"\frac{3}{-4}", "-0.75"), (r"\tfrac{1}{3}", r"\frac{2}{6}"),
+    (r"\frac{-3}{4}", r"-\frac34"), (r"\frac{3}{-4}", "-0.75"), (r"\tfrac{2}{6}", r"\frac{1}{3}"),
     ("3/4", r"\frac{3}{4}"), (r"2\frac{1}{2}", r"\frac{5}{2}"), ("12", r"12\text{ miles per hour}"),
     ("12", r"12\,\text{m}"), ("12", r"12~\mathrm{kg}"), ("12", "12 meters"), ("12.5", r"12.5\%"),
     (r"\$12.50", "12.5"), ("45", r"45^{\circ}"), (r"45^\circ", r"45\text{ degrees}"), (r"\sqrt{8}", r"2\sqrt{2}"),
@@ -24,6 +32,7 @@ EQUAL = [
     ("1011_2", "1011_{2}"), ("5!", "120"), (r"\binom{5}{2}", "10"), (r"\frac{7}{3}", r"2\frac13"), ("3:4", "3 : 4"),
     (r"\frac{1}{2}+\frac{1}{3}", r"\frac{5}{6}"), (r"6\cdot 10^{3}", "6000"), (r"6 \times 10^3", "6,000"),
     (r"\frac{100}{1}", "100"), ("|x|", r"\left|x\right|"), ("3x^2", r"3 \cdot x^2"), (r"\alpha+1", r"1+\alpha"),
+    ("1500", "1.5e3"),
 ]  # fmt: skip
 
 DIFFERENT = [
@@ -43,5 +52,40 @@ DIFFERENT = [
     ("5", "5 = 5"), ("5", r"5 \Rightarrow 6"), ("5", "{5,6}"), ("5", "5/6"), ("5", r"\left\{5,6,7\right\}"),
     ("5", r"\boxed{5}, \boxed{6}"), ("5", r"x \in \{5\}, 6"), ("5", r"\emptyset"), ("5", r"\overline{5}6"),
  ("5", "1+1+1+1"), ("5", r"\lim_{x\to 5} x + 1"), ("5", r"\input{/etc/passwd}"),
-    ("5", "__import__('os').system('true')"), ("5", "5 million"), ("5", r"5\;6"), ("1500", "1.5e3"),
+    ("5", "__import__('os').system('true')"), ("5", "5 million"), ("5", r"5\;6"),
 ]  # fmt: skip
+
+
+def kinds() -> list[tuple[str, str, str, bool]]:
+    """The table in math_kinds.txt, as (kind, gold, answer, expected)."""
+    found, kind, gold = [], "", ""
+    for line in KINDS.read_text().splitlines()[3:]:
+        if line.startswith("== "):
+            kind = line[3:]
+        elif line[:4] in ("  + ", "  - "):
+            found += [(kind, gold, answer, line[2] == "+") for answer in line[4:].split(" ;; ")]
+        elif line:
+            gold = line
+    return found
+
+
+def verdict(gold: str, answer: str, evaluated: bool = True) -> bool:
+    """What the verifier says of a boxed answer, computed in this process."""
+    judgement = judge(gold, f"\\boxed{{{answer}}}", MathOptions(evaluated))
+    return judgement.correct if isinstance(judgement, Decision) else equivalent(*judgement.args)["correct"]
+
+
+def math_verify_alone(gold: str, answer: str) -> bool:
+    """What math-verify says of it, as its documentation calls it."""
+    from math_verify import parse, verify
+
+    return bool(verify(parse(f"${gold}$"), parse(f"\\boxed{{{answer}}}")))
+
+
+if __name__ == "__main__":  # how often each agrees with the table
+    table = kinds()
+    for judge_name, decide in (("rewards.math", verdict), ("math-verify alone", math_verify_alone)):
+        verdicts = [(decide(gold, answer), expected) for _, gold, answer, expected in table]
+        right = sum(found == expected for found, expected in verdicts)
+        false_positives = sum(found and not expected for found, expected in verdicts)
+        print(f"{judge_name}: {right} of {len(table)}, {false_positives} false positives")

@@ -15,7 +15,7 @@ from lightning_cispo.rewards.verdict import Problem, Response
 
 def test_grade_prints_the_verdict_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     response = tmp_path / "response.txt"
-    response.write_text(r"<think>\boxed{3}</think> So \boxed{\frac{2}{4}}.")
+    response.write_text(r"<think>\boxed{3}</think> So \boxed{\frac{1}{2}}.")
     assert main(["grade", "task=math", "gold=0.5", f"response_file={response}"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert (verdict["reward"], verdict["status"], verdict["parts"]) == (1.0, "pass", {"correct": 1.0})
