@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from lightning_cispo.configs.load import load_config
-from lightning_cispo.configs.schema import AlgorithmConfig, Normalization
+from lightning_cispo.configs.schema import AlgorithmConfig, Contrast, Normalization
 from lightning_cispo.configs.usage import groups
 from tests.conftest import ROOT
 
@@ -38,6 +38,7 @@ def test_presets(name, mask, weight_max, eps_high, std, normalization):
     assert (found.unified_mask, found.is_weight_max, found.eps_high) == (mask, weight_max, eps_high)
     assert (found.advantage_std, found.normalization) == (std, normalization)
     assert found.dynamic_sampling == (name in ("dapo", "unified"))
+    assert (found.contrast is Contrast.correct) == (name == "dapo"), "DAPO looks at correctness alone"
 
 
 def test_a_key_of_an_experiment_or_of_the_command_line_wins_over_the_preset():
