@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from lightning_cispo.rewards.calls import SYNTAXES
+
 MAX_NUMBER_CHARS = 60
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:/\d+(?:\.\d+)?)?", re.ASCII)
 
 
 def final_text(text: str) -> str | None:
-    """What stands after the last `</think>`, stripped; the whole text if it has no think block.
+    """Return what stands after the last `</think>`, stripped; the whole text if it has no think block.
 
-    None if that is empty or a think block is open at the end: what is only thought is no answer.
+    None if that is empty or a think block is open at the end: what is only thought is no answer. A tag inside a string
+    of a tool call is text.
     """
-    _, _, tail = text.rpartition("</think>")
-    if "<think>" in tail:
-        return None
-    return tail.strip() or None
+    if "<tool_calls>" in text:
+        return SYNTAXES["minimax_m1"].parse(text).answer.strip() or None
+    tail = text.rpartition("</think>")[2]  # the same without calls, and quick where tags abound
+    return None if "<think>" in tail else tail.strip() or None
 
 
 def plain_number(text: str) -> Fraction | None:

@@ -91,7 +91,7 @@ class _Parser:
         thinking = body[: max(0, self.start - len(_UNTHINK))].removeprefix(_THINK)
         text = "".join([*self.text, body[self.text_from :]]).strip()
         one_block = self.blocks == bool(self.calls)
-        return Reply(thinking, text, self.calls, self.errors, self.sound and one_block)
+        return Reply(thinking, text, self.calls, self.errors, self.sound and one_block, body[self.start :])
 
     def _block(self, position: int) -> int:
         """Take the calls of a block whose inside begins at `position`. Returns the position after its end.

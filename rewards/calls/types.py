@@ -27,7 +27,8 @@ class Reply:
     """Hold a response in its parts.
 
     `errors` are single lines that can be shown to the model. `sound` is whether everything that belongs to the calls'
-    syntax is used as the syntax has it; a reply without calls is sound.
+    syntax is used as the syntax has it; a reply without calls is sound. `answer` is all that follows the thinking, as
+    it stands.
     """
 
     thinking: str
@@ -35,3 +36,4 @@ class Reply:
     calls: list[ToolCall] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     sound: bool = True
+    answer: str = ""

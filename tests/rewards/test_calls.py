@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_cispo.rewards.answer import final_text
 from lightning_cispo.rewards.calls import SYNTAXES, ToolCall
+from lightning_cispo.rewards.format import format_score
 from lightning_cispo.rewards.rules import tools_score
 
 M1 = SYNTAXES["minimax_m1"]
@@ -86,6 +88,19 @@ def test_tags_inside_a_string_of_a_call_are_text(before, lines):
         'hm "</think>': 'hm "',
         "<think></think></think>ok ": "</think>",
     }.get(before, "")
+
+    assert final_text(f"{before}{block(*lines)} bye").endswith(f"{block(*lines)} bye")
+    assert format_score(f"{before}{block(*lines)} bye") == float(before == "<think>hm</think>")
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "</tool_calls>", "a", " ", "\n", '"'])).map("".join))
+def test_without_calls_the_last_tag_of_thinking_decides(text):
+    tail = text.rpartition("</think>")[2]
+    assert final_text(text) == (None if "<think>" in tail else tail.strip() or None)
+    assert final_text(text) == (parse(text).answer.strip() or None)
+    body = text.lstrip()
+    once = body.startswith("<think>") and body.count("<think>") == body.count("</think>") == 1
+    assert format_score(text) == float(once and bool(tail.strip()))
 
 
 def test_a_string_without_an_end_quotes_nothing():
@@ -178,7 +193,8 @@ REPEATED += ['<tool_calls>"\n', "<tool_calls>{\n", "<tool_calls>\n", '<tool_call
 
 @pytest.mark.parametrize("word", REPEATED)
 @pytest.mark.parametrize("start", ["", "<tool_calls>\n"])
+@pytest.mark.timeout(120)
 def test_hostile_repetition_ends(word, start):
     """A search quadratic in these would run into the test's deadline."""
-    reply = parse(start + word * 100_000)
+    reply = parse(start + word * 50_000)
     assert not reply.calls and len(reply.errors) <= 11
