@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterator
 
 from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.limits import beyond_limits, not_finite
 from lightning_cispo.configs.schema import (
     LEAST_TEMPERATURE,
     MOST_STOP_BYTES,
@@ -36,6 +37,7 @@ def check(config: RunConfig, trains: bool = True) -> None:
 
 def problems(config: RunConfig, trains: bool = True) -> Iterator[str]:
     """Everything that is wrong, one line each, naming the key and what would be right."""
+    yield from beyond_limits(config)
     yield from _run(config)
     yield from _ranges(config)
     yield from _algorithm(config)
@@ -45,11 +47,10 @@ def problems(config: RunConfig, trains: bool = True) -> Iterator[str]:
     yield from _sampling(config)
     yield from _rewards(config)
     yield from _system(config)
+    yield from not_finite(config)
 
 
 def _run(config: RunConfig) -> Iterator[str]:
-    if not config.name or "/" in config.name or config.name in (".", ".."):
-        yield f"name={config.name}: must be the name of a folder in runs_dir={config.runs_dir}"
     if config.model.from_checkpoint:
         if config.checkpoint is None:
             yield "model.from_checkpoint=true: add checkpoint=<folder>"

@@ -19,11 +19,11 @@ from lightning_cispo.configs.schema import ModelConfig
 from lightning_cispo.model.aside import written_aside
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config, to_hf
 from lightning_cispo.model.intact import fits
-from lightning_cispo.model.layout import IGNORED, Piece, is_router, parameter_shapes, pieces
+from lightning_cispo.model.layout import Piece, is_router, parameter_shapes, pieces
 from lightning_cispo.model.partition import local_part
-from lightning_cispo.model.shards import ShardReader, ShardWriter, listed
+from lightning_cispo.model.shard_check import checked_reader, raise_if_any
+from lightning_cispo.model.shards import ShardReader, ShardWriter
 
-_DTYPES = ("F64", "F32", "F16", "BF16")
 __all__ = ["CheckpointError", "load", "read", "read_config", "save"]
 
 
@@ -33,7 +33,7 @@ def read(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     Raises: CheckpointError, before the first tensor; for one that is not finite when its turn comes.
     """
     config = read_config(folder)
-    reader = _checked_reader(folder, config)
+    reader = checked_reader(folder, config)
     return _read(reader, config)
 
 
@@ -55,7 +55,7 @@ def load(folder: str | Path, network: nn.Module) -> None:
     config: ModelConfig = network.config  # type: ignore[assignment]
     if wrong := differences(config, read_config(folder)):
         raise CheckpointError(f"{folder}: another model than the configured one: {'; '.join(wrong)}")
-    reader = _checked_reader(folder, config)
+    reader = checked_reader(folder, config)
     parameters = dict(network.named_parameters())
     if any(parameter.is_meta for parameter in parameters.values()):
         raise CheckpointError(f"{folder}: cannot be loaded into meta tensors; give them memory first (to_empty)")
@@ -80,27 +80,6 @@ def _fill(target_N: Tensor, start: int, parts: list[Piece], reader: ShardReader)
                     f"{reader.folder}: {part.key}: holds NaN, infinity, or more than {own_N.dtype} can"
                 )
         offset += part.numel
-
-
-def _checked_reader(folder: str | Path, config: ModelConfig) -> ShardReader:
-    reader = ShardReader(folder)
-    wanted = {part.key: part.shape for name, shape in parameter_shapes(config).items() for part in pieces(name, shape)}
-    found = {key: shape for key, shape in reader.shapes.items() if not IGNORED.search(key)}
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
-    misshapen = [
-        f"{key} {list(found[key])}, not {list(shape)}"
-        for key, shape in wanted.items()
-        if key in found and found[key] != shape
-    ]
-    quantized = [f"{key} {reader.dtypes[key]}" for key in sorted(found) if reader.dtypes[key] not in _DTYPES]
-    _raise_if_any(str(folder), missing=missing, unexpected=unexpected, misshapen=misshapen, quantized=quantized)
-    return reader
-
-
-def _raise_if_any(source: str, **problems: list[str]) -> None:
-    if said := [f"{kind} ({len(names)}): {listed(names)}" for kind, names in problems.items() if names]:
-        raise CheckpointError(f"{source}: {'; '.join(said)}")
 
 
 def save(
@@ -136,7 +115,7 @@ def save(
             for part in pieces(name, shapes[name]):
                 writer.add(part.key, flat[offset : offset + part.numel].view(part.shape).to(stored))
                 offset += part.numel
-        _raise_if_any(f"{folder}: not saved", missing=sorted(shapes.keys() - given))
+        raise_if_any(f"{folder}: not saved", missing=sorted(shapes.keys() - given))
         writer.close()
         described = to_hf(config, *_token_ids(tokenizer))
         described["dtype"] = str(bytes_by_dtype.most_common(1)[0][0]).removeprefix("torch.")

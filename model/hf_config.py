@@ -47,6 +47,10 @@ def read_config(folder: str | Path) -> ModelConfig:
         raw = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
+    except NotADirectoryError:
+        raise CheckpointError(f"{folder}: a file; must be the folder that holds config.json") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from None
     if not isinstance(raw, dict):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from lightning_cispo.model.hf_config import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -20,11 +20,13 @@ SINGLE = "model.safetensors"
 class ShardReader:
     """Every tensor of a folder by key. Opening it reads and checks all headers; data are mapped, not read, until used.
 
+    With the framework "np" torch isn't loaded: headers alone can be looked at, as NumPy has no bf16.
+
     Raises: CheckpointError for a truncated, missing or unlisted shard, or an index that contradicts the shards.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, framework: str = "pt"):
+        self.folder, self.framework = Path(folder), framework
         self.files: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}  # as safetensors spells them: F32, BF16, ...
@@ -61,7 +63,7 @@ class ShardReader:
     def _handle(self, file: str) -> Any:
         if self._open[0] != file:
             try:
-                self._open = (file, safe_open(self.folder / file, "pt"))
+                self._open = (file, safe_open(self.folder / file, self.framework))
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{self.folder / file}: truncated or not safetensors: {error}") from None
         return self._open[1]
@@ -84,12 +86,16 @@ class ShardWriter:
     def add(self, key: str, tensor: Tensor) -> None:
         if self._pending and self._pending_bytes + tensor.nbytes > self.max_bytes:
             self._flush()
+        import torch
+
         # A copy, as the caller may reuse or free its memory before the shard is full.
         self._pending[key] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
         self._pending_bytes += tensor.nbytes
         self.total_bytes += tensor.nbytes
 
     def _flush(self) -> None:
+        from safetensors.torch import save_file
+
         save_file(self._pending, self._unnamed(len(self.shards)), metadata={"format": "pt"})
         self.shards.append(list(self._pending))
         self._pending, self._pending_bytes = {}, 0

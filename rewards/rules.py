@@ -35,6 +35,14 @@ def language_score(text: str, script: str) -> float:
     return sum(unicodedata.name(c, "").startswith(prefix) for c in letters) / len(letters) if letters else 1.0
 
 
+def check_language(script: str) -> str | None:
+    """Return what is wrong with a script's name, or None: some letter's Unicode name must begin with it."""
+    prefix = script.upper()
+    if any(unicodedata.name(chr(code), "").startswith(prefix) for code in range(0x41, 0x20000) if chr(code).isalpha()):
+        return None
+    return "no letter's Unicode name begins so; must be a script such as latin, cjk, cyrillic, arabic or devanagari"
+
+
 def length_score(tokens: int, least: int, most: int) -> float:
     """Return 0.0 from `least` to `most` tokens (0: no upper bound), else -1.0."""
     return -1.0 if tokens < least or 0 < most < tokens else 0.0

@@ -7,14 +7,15 @@ passed all others.
 from __future__ import annotations
 
 import importlib.util
-import re
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from lightning_cispo.configs.errors import ConfigError
-from lightning_cispo.configs.schema import ModelConfig, PromptStyle, RunConfig, TaskConfig, TrackingMode
+from lightning_cispo.configs.schema import ModelConfig, RunConfig, TrackingMode
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config
+from lightning_cispo.train.check_data import check_enough, check_files, check_tasks
+from lightning_cispo.train.check_machine import beyond_machine, has_gpu
 from lightning_cispo.train.folder import last_checkpoint
 from lightning_cispo.train.state import load_state
 from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder
@@ -23,7 +24,12 @@ from lightning_cispo.train.weights import network_config, tokenizer_name, weight
 PACKAGES = ("numpy", "torch", "deepspeed", "ray", "transformers", "datasets")
 
 
-def preflight(config: RunConfig) -> None:
+def preflight_training(config: RunConfig) -> None:
+    """`preflight` for what trains: this machine must hold the learner, and the data enough prompts for a step."""
+    preflight(config, trains=True)
+
+
+def preflight(config: RunConfig, trains: bool = False) -> None:
     """Raises ConfigError with one line that names the key, for whatever a run would otherwise stumble over.
 
     Settles what `config` leaves to the machine: learner.world_size=0.
@@ -35,40 +41,20 @@ def preflight(config: RunConfig) -> None:
     _check_tokenizer_name(config, shape)
     _check_offload(config)
     _check_judge(config)
+    _check_language(config)
+    if not config.cluster.address and not config.dry_run:  # a plan may be of another machine
+        for wrong in beyond_machine(config, shape, trains):
+            raise ConfigError(wrong)
     if config.cluster.address:
         from lightning_cispo.launch.ray_cluster import check_address
 
         check_address(config.cluster.address)
-    _check_files(config)
-    _check_tasks(config)
+    check_files(config)
+    check_tasks(config)
     _check_vocabulary(config, shape)
+    if trains:
+        check_enough(config)
     _check_devices(config)
-
-
-def preflight_training(config: RunConfig) -> None:
-    """`preflight`, and whether the data hold enough prompts for a step. Raises ConfigError."""
-    preflight(config)
-    if not config.data.tasks and not _readable(config):
-        return
-    from lightning_cispo.model.tokenizer import load_tokenizer
-    from lightning_cispo.rl.prompts import training_stream
-
-    most = max(config.algorithm.prompts_per_step, config.warm_start.batch_size if config.warm_start.steps else 0)
-    try:
-        training_stream(config.data, load_tokenizer(tokenizer_name(config)), config.seed).take(most)
-    except ValueError as error:
-        named = f"data.train={', '.join(config.data.train)}: " if config.data.train else ""
-        raise ConfigError(f"{named}{error}") from None
-
-
-def _readable(config: RunConfig) -> bool:
-    """Whether the data sets are read at this point: a plan doesn't download them. Raises ConfigError."""
-    from lightning_cispo.rl.data import DataError, on_disk
-
-    try:
-        return not config.dry_run or on_disk(config.data)
-    except DataError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _check_runs_dir(config: RunConfig) -> None:
@@ -112,6 +98,13 @@ def _checked_shape(config: RunConfig) -> ModelConfig:
             f"checkpoint={config.checkpoint}: has another shape than model ({'; '.join(wrong)}); "
             "model=checkpoint takes the checkpoint's"
         )
+    if not config.dry_run and not config.resume:  # a plan needs no weights, and a resumed run loads its own
+        from lightning_cispo.model.shard_check import checked_reader
+
+        try:
+            checked_reader(weights_folder(config.checkpoint), stored, "np")
+        except CheckpointError as error:
+            raise ConfigError(f"checkpoint={config.checkpoint}: {error}") from None
     return network_config(config)
 
 
@@ -150,81 +143,21 @@ def _check_vocabulary(config: RunConfig, model: ModelConfig) -> None:
         )
 
 
-def _check_tasks(config: RunConfig) -> None:
-    import numpy as np
+def _check_language(config: RunConfig) -> None:
+    from lightning_cispo.rewards.rules import check_language
 
-    from lightning_cispo.rewards import logic
-    from lightning_cispo.rl.demonstrations import demonstration
-    from lightning_cispo.rl.types import Prompt
-
-    for index, task in enumerate(config.data.tasks):
-        wrong = logic.check_params(task.family, task.params) or _check_course(task)
-        if wrong:
-            raise ConfigError(f"data.tasks.{index}: {wrong}")
-        problem = logic.generate(task.family, task.params, config.seed, 0)
-        try:
-            if config.data.prompt_style is PromptStyle.compact:
-                logic.compact(problem)
-        except ValueError as error:
-            raise ConfigError(f"data.prompt_style=compact: {error}") from None
-        try:
-            if config.warm_start.steps:
-                demonstration(Prompt(0, problem, np.zeros(0, np.int32)), config.data, direct=False)
-        except ValueError as error:
-            raise ConfigError(f"warm_start.steps={config.warm_start.steps}: {error}") from None
-
-
-def _check_course(task: TaskConfig) -> str | None:
-    """Both ends of a curriculum, which the family must take, and its rates."""
-    if task.curriculum is None:
-        return None
-    from lightning_cispo.rewards import logic
-    from lightning_cispo.rl.curriculum import Courses
-
-    course = task.curriculum
-    try:
-        Courses([task])
-    except ValueError as error:
-        return f"{task.family}: curriculum: {error}"
-    ends = ({**task.params, course.parameter: level} for level in (course.least, course.most))
-    return next(filter(None, (logic.check_params(task.family, params) for params in ends)), None)
-
-
-def _check_files(config: RunConfig) -> None:
-    data = config.data
-    if not data.train and not data.eval:
-        return
-    if data.answer_pattern is not None:
-        try:
-            groups = re.compile(data.answer_pattern).groups
-        except re.error as error:
-            raise ConfigError(f"data.answer_pattern={data.answer_pattern}: not a regular expression: {error}") from None
-        if groups < 1:
-            raise ConfigError(
-                f"data.answer_pattern={data.answer_pattern}: needs a group around the answer, as in '#### (.+)'"
-            )
-    _readable(config)  # a missing file is told before a verifier's process starts
-    from lightning_cispo.rewards.grader import check_verifier
-
-    if wrong := check_verifier(data.verifier, config.rewards.code.min_isolation.value):
-        raise ConfigError(f"data.verifier={data.verifier}: {wrong}")
-    if not _readable(config):
-        return
-    from lightning_cispo.rl.data import DataError, open_sources
-
-    try:
-        open_sources(data, progress=config.tracking.progress)
-    except DataError as error:
-        raise ConfigError(str(error)) from None
+    if wrong := check_language(config.rewards.language):
+        raise ConfigError(f"rewards.language={config.rewards.language}: {wrong}")
 
 
 def _check_judge(config: RunConfig) -> None:
+    """Also where no endpoint is named, so that a wrong template is told of as soon as it is written."""
     judge = config.rewards.judge
-    if not judge.url:
+    if not judge.url and not judge.template:
         return
     from lightning_cispo.rewards.judge_options import check_judge
 
-    if wrong := check_judge(asdict(judge)):
+    if wrong := check_judge({**asdict(judge), "url": judge.url or "http://localhost/v1"}):
         raise ConfigError(f"rewards.judge.{wrong}")
 
 
@@ -235,7 +168,7 @@ def _check_offload(config: RunConfig) -> None:
 
 def gpu_count() -> int:
     """GPUs that this process may use. Loads torch only where the system has a device file of one."""
-    if not any(next(Path("/dev").glob(name), None) for name in ("nvidia[0-9]*", "dxg", "kfd")):
+    if not has_gpu():
         return 0
     import torch
 
