@@ -17,6 +17,7 @@ import psutil
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.schema import ClusterConfig
 from lightning_cispo.launch.placement import in_place, place
+from lightning_cispo.launch.start import start_ray
 
 # Read by Ray's processes as they start. Idle workers and usage reports cost memory and seconds and serve nothing here.
 _ENVIRONMENT = {
@@ -72,7 +73,7 @@ def _local(object_store_mb: int) -> Iterator[None]:
     before = set(psutil.Process().children())
     started: set[psutil.Process] = set()
     try:
-        ray.init(
+        start_ray(
             address="local",  # also where RAY_ADDRESS is set
             num_cpus=available_cores(),
             object_store_memory=object_store_mb << 20,

@@ -364,3 +364,23 @@ def test_a_million_rows_take_bounded_memory(tmp_path):
     stream = training_stream(options, TOKENIZER, 0)
     assert len(stream.take(1000)) == 1000 and len(open_sources(options).train) == 1_000_000
     assert psutil.Process().memory_info().rss - before < 200 << 20
+
+
+def test_a_data_set_of_the_hub_is_read_alike(monkeypatch):
+    """The loading itself needs a network; what `datasets` returns is its own class."""
+    import datasets
+
+    asked = []
+
+    def load(name, subset, split):
+        asked.append((name, subset, split))
+        return datasets.Dataset.from_list([{"prompt": CHAT, "reward_model": {"ground_truth": "3"}, "at": NOW}])
+
+    NOW = datetime.datetime(2026, 1, 2)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    options = {"prompt_key": "prompt", "answer_key": "reward_model.ground_truth", "subset": "main"}
+    [problem] = problems("owner/set", **options)
+    assert asked == [("owner/set", "main", "train")] and problem.answer == "3" and problem.task == "owner/set"
+    assert problem.entry["messages"] == CHAT and problem.row["at"] == "2026-01-02T00:00:00"
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: 1 / 0)
+    assert "owner/other: neither a file here nor a data set of the hub: division by zero" in refusal("owner/other")
