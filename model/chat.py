@@ -6,6 +6,7 @@ in four places, all faults of the release:
   - content may be a plain string beside the list of parts, and all text parts count, not the first alone;
   - an assistant message's `tool_calls` are written out, in the syntax the model is asked for;
   - an unknown role is an error instead of being left out.
+Messages are checked and brought into one form first (`model.messages`).
 The text of tools and calls is `CALLS`' here. The template holds it too, for programs that read a saved tokenizer.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, TemplateError
 
 from lightning_cispo.configs.schema import ChatTemplate
+from lightning_cispo.model.messages import normalised
 from lightning_cispo.rewards.calls import SYNTAXES
 
 BEGIN_DOCUMENT = "<begin_of_document>"
@@ -35,13 +37,13 @@ def render(messages: Sequence[Message], tools: Sequence[Any] | None = None, add_
 
     Args:
         messages: {"role": system | user | assistant | tool, "content": str or [{"type": "text", "text": str}, ...]}.
-            A tool message holds [{"name": str, "text": str}, ...], or "name" and a string. An assistant message may
-            have "tool_calls": [{"name": str, "arguments": dict or JSON text}, ...], also nested under "function".
+            A tool message holds [{"name": str, "text": str}, ...], or text and a "name" or "tool_call_id". An assistant
+            message may have "tool_calls": [{"name": str, "arguments": dict or JSON text}, ...], also nested under
+            "function".
         tools: JSON-serialisable definitions, one a line.
-    Raises: ValueError for an unknown role or a message without its parts. CallError and ToolError, which are
-        ValueErrors, for calls and tools that cannot be rendered.
+    Raises: MessageError, CallError and ToolError, which are ValueErrors, for what cannot be rendered.
     """
-    turns = [_with_calls(message) for message in messages]
+    turns = [_with_calls(message) for message in normalised(messages)]
     offered = CALLS.render_tools(tools) if tools else None
     try:
         return _template().render(messages=turns, tools=offered, add_generation_prompt=add_generation_prompt)
@@ -81,5 +83,5 @@ def _raise(message: str) -> None:
 
 
 def thinking_open(text: str) -> bool:
-    """Return whether a response thinks at its end: its last think tag opens a block, wherever that stands."""
-    return text.rfind("<think>") > text.rfind("</think>")
+    """Whether a response has opened a think block, which only its beginning can, and not closed it."""
+    return text.lstrip().startswith("<think>") and "</think>" not in text

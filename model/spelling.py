@@ -19,12 +19,19 @@ def spellings(tokenizer: Any) -> list[bytes]:
     added = {id: token.content.encode() for id, token in tokenizer.added_tokens_decoder.items()}
     pieces = {id: piece for piece, id in tokenizer.get_vocab().items() if id not in added}
     letters = {letter: byte for byte, letter in enumerate(byte_letters())}
-    if letters.keys() >= set("".join(pieces.values())):
+    if byte_level(tokenizer):
         spelled = {id: bytes(letters[letter] for letter in piece) for id, piece in pieces.items()}
     else:
         spelled = {id: _decoded(tokenizer, id, piece) for id, piece in pieces.items()}
     spelled |= added
     return [spelled.get(id, b"") for id in range(max(spelled) + 1)]
+
+
+@functools.lru_cache(maxsize=4)
+def byte_level(tokenizer: Any) -> bool:
+    """Whether every token is a sequence of bytes (GPT-2's letters), so that text is their bytes one after the other."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return set(byte_letters()) >= set("".join(piece for piece in tokenizer.get_vocab() if piece not in added))
 
 
 def _decoded(tokenizer: Any, id: int, piece: str) -> bytes:

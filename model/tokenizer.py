@@ -6,6 +6,7 @@ transformers is imported when a tokenizer is made; its tokenizer part comes with
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 BYTES = "bytes"
 _END_DOCUMENT = "<end_of_document>"
 _MARKERS = (BEGIN_DOCUMENT, _END_DOCUMENT, BEGIN_SENTENCE, END_SENTENCE)
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that Unicode gives no meaning
+_PRIVATE_USE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))  # characters that Unicode gives no meaning
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Not "special": these are the model's words, and decoding must keep them even where special tokens are skipped.
 _TAGS = ("<think>", "</think>", "<tool_calls>", "</tool_calls>")
@@ -98,12 +99,16 @@ def encode_filled(tokenizer: Any, template: Callable[..., str], *content: Any) -
     does. Tags like <think> are words, not special tokens.
 
     template: `render`, `tool_results` or `prompt_text` of model.chat; `str` for plain text.
+    Raises: ValueError where special tokens are spelled beside every character of the private use planes.
     """
     spelled = _spelled_special(tokenizer)
     texts = list(_strings(content))
     if spelled is None or not any(map(spelled.search, texts)):
         return encode(tokenizer, template(*content))
-    cut = next(char for char in map(chr, _PRIVATE_USE) if not any(char in text for text in texts))
+    taken = set().union(*texts)
+    cut = next((char for char in map(chr, _PRIVATE_USE) if char not in taken), None)
+    if cut is None:
+        raise ValueError("the text holds every private use character: special tokens in it cannot be told apart")
     marked = _mapped(content, lambda text: spelled.sub(lambda found: found[0] + cut, text))
     return [token for part in template(*marked).split(cut) for token in encode(tokenizer, part)]
 
@@ -136,9 +141,33 @@ def _mapped(content: Any, change: Callable[[str], str]) -> Any:
     return content
 
 
+def eos_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end a response: the tokenizer's eos first, then those that config.json and generation_config.json list.
+
+    Chat models list two or more, such as the end of a turn and the end of a document.
+    """
+    return _eos_ids(str(tokenizer.name_or_path), tokenizer.eos_token_id)
+
+
+@functools.lru_cache(maxsize=8)
+def _eos_ids(folder: str, eos: int) -> tuple[int, ...]:
+    found = [eos]
+    for name in ("config.json", "generation_config.json"):
+        path = Path(folder) / name
+        if not folder or not path.is_file():
+            continue
+        try:
+            listed = json.loads(path.read_text()).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            raise TokenizerError(f"{path}: not a JSON object") from None
+        ids = listed if isinstance(listed, list) else [listed]
+        found += [id for id in ids if type(id) is int and id >= 0]
+    return tuple(dict.fromkeys(found))
+
+
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """Text of the ids without the eos that ends them; every other token is kept as it is spelled."""
     ids = [int(i) for i in ids]
-    if ids and ids[-1] == tokenizer.eos_token_id:
+    if ids and ids[-1] in eos_ids(tokenizer):
         ids.pop()
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

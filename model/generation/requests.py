@@ -24,15 +24,9 @@ class Token:
 Observer = Callable[[Token], None]
 
 
-AGAIN = 64  # tokens from one look at thinking to the next
-
-
 @dataclass(frozen=True)
 class Interruption:
-    """Where thinking is not `closed` after `after` tokens, `closing_T` is written in the policy's place.
-
-    Looked at again every `AGAIN` tokens: thinking that begins anew, or that late, is closed too.
-    """
+    """After `after` tokens of thinking that is not `closed`, `closing_T` is written in the policy's place."""
 
     after: int
     closing_T: list[int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,14 +73,26 @@ def settings(arguments: list[str]) -> ServeConfig:
     for key in ("slots", "max_length", "prefill_tokens", "repetition_tokens", "max_waiting", "max_body_mb"):
         if getattr(config, key) < 1:
             raise ConfigError(f"{key}={getattr(config, key)}: must be at least 1")
-    for key in ("kv_tokens", "threads", "port"):
+    for key in ("kv_tokens", "threads", "port", "max_prompt_chars"):
         if getattr(config, key) < 0:
             raise ConfigError(f"{key}={getattr(config, key)}: must be at least 0")
     if not 0 < config.repetition_probability <= 1:
         raise ConfigError(f"repetition_probability={config.repetition_probability}: must be above 0 and at most 1")
     if config.port > 65535:
         raise ConfigError(f"port={config.port}: must be at most 65535")
+    server_key(config)
     return config
+
+
+def server_key(config: ServeConfig) -> str | None:
+    """The bearer key, from the environment. Raises ConfigError where the variable holds none that a header can."""
+    if config.key_variable is None:
+        return None
+    key = os.environ.get(config.key_variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        wrong = "is empty or not set" if not key else "holds a key with blanks, controls or letters beyond ASCII"
+        raise ConfigError(f"key_variable={config.key_variable}: the environment variable {wrong}")
+    return key
 
 
 def build(config: ServeConfig) -> Server:
@@ -90,7 +103,8 @@ def build(config: ServeConfig) -> Server:
     from lightning_cispo.model import checkpoint
     from lightning_cispo.model.generation.engine import Engine
     from lightning_cispo.model.network import MiniMax
-    from lightning_cispo.model.serve.app import Server
+    from lightning_cispo.model.serve.app import Limits, Server
+    from lightning_cispo.model.serve.guard import LOOPBACK, guard
     from lightning_cispo.model.serve.runner import Runner
     from lightning_cispo.model.spelling import spellings
     from lightning_cispo.model.tokenizer import TokenizerError, load_tokenizer
@@ -123,7 +137,10 @@ def build(config: ServeConfig) -> Server:
         admit_slots=1,
         spellings=spellings(tokenizer),
     )
-    return Server(Runner(engine, tokenizer, config.max_waiting), config.name, config.max_body_mb)
+    hosts = config.hosts or ([*LOOPBACK, config.host] if config.host in LOOPBACK else [])
+    limits = Limits(config.max_body_mb << 20, config.max_prompt_chars or 16 * engine.max_length)
+    runner = Runner(engine, tokenizer, config.max_waiting)
+    return Server(runner, config.name, limits, guard(server_key(config), hosts))
 
 
 def _weights_folder(path: str) -> Path:

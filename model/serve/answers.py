@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_cispo.model.chat import CALLS
 from lightning_cispo.model.generation.requests import Token
+from lightning_cispo.model.serve.errors import RequestError
 from lightning_cispo.model.serve.logprobs import chat_logprobs, completion_logprobs
 from lightning_cispo.model.serve.options import Options
 from lightning_cispo.model.serve.runner import Piece
@@ -78,11 +79,14 @@ class ChatAnswer(Answer):
 
     chat = True
 
-    def __init__(self, tokenizer: Any, options: Options, offered: Collection[str]):
-        """`offered`: names of the tools that may be called."""
+    def __init__(self, tokenizer: Any, options: Options, offered: Collection[str], forced: str = ""):
+        """`offered`: names of the tools that may be called. `forced`: what the prompt has begun of every response."""
         super().__init__(tokenizer, options)
-        self.offered, self.parallel = offered, options.parallel_tool_calls
+        self.offered, self.parallel, self.forced = offered, options.parallel_tool_calls, forced
+        self.texts = [forced] * len(self.texts)
         self.splitters = [ReplySplitter(bool(offered)) for _ in range(options.n)]
+        for splitter in self.splitters:
+            splitter.push(forced)
 
     def choices(self) -> list[dict[str, Any]]:
         return [self._whole(index) for index in range(len(self.texts))]
@@ -104,6 +108,8 @@ class ChatAnswer(Answer):
         """Of offered tools, after the end of a choice."""
         calls = CALLS.parse(self.texts[index]).calls if splitter.rest else []
         calls = [call for call in calls if call.name in self.offered]
+        if self.forced and not calls:
+            raise RequestError("the model's call is malformed or unfinished; try again or raise max_tokens", status=500)
         return calls if self.parallel else calls[:1]
 
     def opening(self) -> list[dict[str, Any]]:

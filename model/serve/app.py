@@ -7,28 +7,42 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from lightning_cispo.model.serve.answers import Answer, ChatAnswer, TextAnswer
 from lightning_cispo.model.serve.errors import RequestError, in_shape, shown, told
+from lightning_cispo.model.serve.metrics import COUNTED, Metrics
 from lightning_cispo.model.serve.options import Options, read_options
-from lightning_cispo.model.serve.prompts import chat_prompt, completion_prompts, tools
+from lightning_cispo.model.serve.prompts import chat_prompt, completion_prompts, forced_call, prompt_ids, tools
 from lightning_cispo.model.serve.runner import Piece, Runner
 from lightning_cispo.model.serve.wire import Envelope, event, usage
 
 
+class Limits(NamedTuple):
+    """What a request may weigh: a body takes memory, and a prompt CPU time before a client that leaves is noticed."""
+
+    body_bytes: int
+    prompt_chars: int
+
+
 class Server:
-    def __init__(self, runner: Runner, name: str, max_body_mb: int):
-        self.runner, self.name = runner, name
-        self.app = web.Application(client_max_size=max_body_mb << 20, middlewares=[in_shape])
+    """The routes over one runner. `checked` is the middleware that refuses strangers (`guard`)."""
+
+    def __init__(self, runner: Runner, name: str, limits: Limits, checked: Any):
+        self.runner, self.name, self.limits = runner, name, limits
+        self.metrics = Metrics(runner.engine, lambda: runner.open_requests)
+        layers = [self.metrics.middleware(), in_shape, checked]
+        self.app = web.Application(client_max_size=limits.body_bytes, middlewares=layers)
         self.app.add_routes(
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.complete),
                 web.get("/v1/models", self.models),
+                web.get("/v1/models/{id:.+}", self.model),
                 web.get("/health", self.health),
+                web.get("/metrics", self.metrics.page),
             ]
         )
         self.app.cleanup_ctx.append(self._lifetime)
@@ -43,8 +57,19 @@ class Server:
         self.runner.refuse("the server is shutting down")
 
     async def models(self, _: web.Request) -> web.Response:
-        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "lightning-cispo"}
-        return web.json_response({"object": "list", "data": [model]})
+        return web.json_response({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        self._check_model(request.match_info["id"])
+        return web.json_response(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": 0, "owned_by": "lightning-cispo"}
+
+    def _check_model(self, name: Any) -> None:
+        if name != self.name:
+            wrong = f"model={shown(name)}: this server has {self.name!r}"
+            raise RequestError(wrong, "model", "model_not_found", 404)
 
     async def health(self, _: web.Request) -> web.Response:
         """What is in use, beside whether the engine lives."""
@@ -63,17 +88,20 @@ class Server:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         options, offered = read_options(body, chat=True), tools(body)
-        prompt = await asyncio.to_thread(chat_prompt, body, self.runner.tokenizer)
-        answer = ChatAnswer(self.runner.tokenizer, options, {tool["name"] for tool in offered or ()})
+        prompt = await asyncio.to_thread(chat_prompt, body, self.runner.tokenizer, self.limits.prompt_chars)
+        names = {tool["name"] for tool in offered or ()}
+        answer = ChatAnswer(self.runner.tokenizer, options, names, forced_call(body))
         return await self._answer(request, [prompt], options, answer)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         options, vocabulary = read_options(body, chat=False), self.runner.engine.network.config.vocab_size
-        prompts = await asyncio.to_thread(completion_prompts, body, self.runner.tokenizer, vocabulary)
-        if len(prompts) > self.runner.max_waiting:
-            wrong = f"prompt: has {len(prompts)} prompts, this server takes {self.runner.max_waiting} at once"
+        given = completion_prompts(body, vocabulary, self.limits.prompt_chars)
+        if len(given) > self.runner.max_waiting:
+            wrong = f"prompt: has {len(given)} prompts, this server takes {self.runner.max_waiting} at once"
             raise RequestError(wrong, "prompt", "invalid_value")
+        # One at a time: a client that leaves is noticed between two of them.
+        prompts = [await asyncio.to_thread(prompt_ids, prompt, self.runner.tokenizer) for prompt in given]
         answer = TextAnswer(self.runner.tokenizer, options, len(prompts))
         return await self._answer(request, prompts, options, answer)
 
@@ -86,9 +114,7 @@ class Server:
             raise RequestError("the body is not in the encoding that its headers name") from None
         if not isinstance(body, dict):
             raise RequestError("the body must be a JSON object")
-        if body.get("model") != self.name:
-            wrong = f"model={shown(body.get('model'))}: this server has {self.name!r}"
-            raise RequestError(wrong, "model", "model_not_found", 404)
+        self._check_model(body.get("model"))
         return body
 
     async def _answer(
@@ -96,6 +122,7 @@ class Server:
     ) -> web.StreamResponse:
         envelope, read = Envelope(answer.chat, self.name), sum(map(len, prompts))
         async with AsyncExitStack() as stack:
+            stack.callback(lambda: request.update({COUNTED: {"prompt": read, "completion": answer.tokens}}))
             pieces = await stack.enter_async_context(aclosing(_merged(self.runner, prompts, options)))
             if not options.stream:
                 async for piece in pieces:

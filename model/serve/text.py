@@ -2,53 +2,85 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_cispo.model.tokenizer import decode
+from lightning_cispo.model.spelling import byte_level, spellings
+from lightning_cispo.model.tokenizer import decode, eos_ids
 
 _UNFINISHED = "\ufffd"  # what a decoder shows for the beginning of a character
 
 
+class _ByteText:
+    """Decode tokens of a byte-level vocabulary: each token's bytes go to an incremental UTF-8 decoder."""
+
+    def __init__(self, tokenizer: Any):
+        self._bytes, self._eos = spellings(tokenizer), set(eos_ids(tokenizer))
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = b""  # of an eos that may be the last token, which no text shows
+
+    def push(self, token: int) -> str:
+        """Return the characters that the token completes."""
+        spelled = self._bytes[token] if token < len(self._bytes) else b""
+        ready, self._held = (self._held, spelled) if token in self._eos else (self._held + spelled, b"")
+        return self._decoder.decode(ready)
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _WindowText:
+    """Decode tokens of other vocabularies, whose decoders look back: two settled stretches are decoded together."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context = self._shown = 0  # tokens before the window, and those whose text is returned
+
+    def push(self, token: int) -> str:
+        """Return the text that the token settles: none while it ends inside a character."""
+        self._ids.append(token)
+        whole = decode(self.tokenizer, self._ids[self._context :])
+        return "" if whole.endswith(_UNFINISHED) else self._take(whole)
+
+    def finish(self) -> str:
+        return self._take(decode(self.tokenizer, self._ids[self._context :]))
+
+    def _take(self, whole: str) -> str:
+        known = decode(self.tokenizer, self._ids[self._context : self._shown])
+        self._context, self._shown = self._shown, len(self._ids)
+        return whole[len(known) :]
+
+
 class GrowingText:
-    """The text of a response that grows token by token.
+    """The text of a response that grows token by token; its pieces joined are `decode` of all tokens.
 
     `text` is what is settled, `stopped` whether a stop string has ended it: the text then ends before that string. One
     that is complete within the first `min_tokens` is text like any other.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = (), min_tokens: int = 0):
-        self.tokenizer, self.stops, self.min_tokens = tokenizer, stops, min_tokens
+        self.stops, self.min_tokens = stops, min_tokens
         self.text, self.stopped = "", False
-        self._ids: list[int] = []
-        self._shown = 0  # tokens whose characters are in `_pending` or `text`
-        self._context = 0  # tokens before `_shown` that are decoded along: some decoders look back
+        self._decoder = _ByteText(tokenizer) if byte_level(tokenizer) else _WindowText(tokenizer)
+        self._count = 0
         self._pending = ""  # may be the beginning of a stop string
 
     def push(self, token: int) -> str:
         """Take a token; returns the text that is settled by it."""
         if self.stopped:
             return ""
-        self._ids.append(token)
-        known = decode(self.tokenizer, self._ids[self._context : self._shown])
-        whole = decode(self.tokenizer, self._ids[self._context :])
-        if whole.endswith(_UNFINISHED) and len(self._ids) - self._shown < 8:
-            return ""
-        self._context, self._shown = self._shown, len(self._ids)
-        return self._settle(whole[len(known) :], final=False)
+        self._count += 1
+        return self._settle(self._decoder.push(token), final=False)
 
     def finish(self) -> str:
         """What is left when no token follows."""
-        if self.stopped:
-            return ""
-        known = decode(self.tokenizer, self._ids[self._context : self._shown])
-        rest = decode(self.tokenizer, self._ids[self._context :])[len(known) :]
-        self._shown = len(self._ids)
-        return self._settle(rest, final=True)
+        return "" if self.stopped else self._settle(self._decoder.finish(), final=True)
 
     def _settle(self, new: str, final: bool) -> str:
         pending = self._pending + new
-        stops = self.stops if len(self._ids) > self.min_tokens else ()
+        stops = self.stops if self._count > self.min_tokens else ()
         # What was pending may hold one that was complete too early.
         starts = (pending.find(stop, max(0, len(self._pending) - len(stop) + 1)) for stop in stops)
         found = [at for at in starts if at >= 0]

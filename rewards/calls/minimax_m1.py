@@ -57,6 +57,11 @@ def render_tools(tools: Sequence[Any]) -> str:
     return "".join(["You are provided with these tools:\n<tools>\n", *lines, _INSTRUCTIONS])
 
 
+def open_call(name: str) -> str:
+    """Write the beginning of a block with one call, up to the tool's arguments; of "", up to the tool's name."""
+    return f'{_OPEN}\n{{"name": ' + (f'{strict_json.write(name)}, "arguments": {{' if name else '"')
+
+
 class _Parser:
     """Reads a response from left to right. The lists hold what came since the last `</think>`."""
 

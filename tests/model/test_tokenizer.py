@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from lightning_cispo.configs.schema import ModelConfig
 from lightning_cispo.model.chat import END_SENTENCE, TEMPLATE, render, tool_results
 from lightning_cispo.model.spelling import spellings
-from lightning_cispo.model.tokenizer import TokenizerError, decode, encode, encode_filled, load_tokenizer
+from lightning_cispo.model.tokenizer import TokenizerError, decode, encode, encode_filled, eos_ids, load_tokenizer
 from tests.model.oracle import RELEASE, needs_release
 
 TAGS = ["<think>", "</think>", "<tool_calls>", "</tool_calls>"]
@@ -212,3 +212,24 @@ def test_brings_no_torch():
         "import sys, lightning_cispo.model.tokenizer as t; t.load_tokenizer('bytes'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_eos_of_a_checkpoint_ends_a_response(tmp_path):
+    tokenizer = load_tokenizer("bytes")
+    assert eos_ids(tokenizer) == (tokenizer.eos_token_id,)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [tokenizer.eos_token_id, 257]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 256}))
+    loaded = load_tokenizer(str(tmp_path))
+    assert eos_ids(loaded) == (loaded.eos_token_id, 257, 256)
+    for id in eos_ids(loaded):
+        assert decode(loaded, [104, 105, id]) == "hi"
+    assert decode(loaded, [257, 104, 105]) != "hi", "only the last token ends a response"
+
+
+def test_special_tokens_beside_every_private_use_character():
+    tokenizer = load_tokenizer("bytes")
+    taken = "".join(map(chr, (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))))
+    with pytest.raises(ValueError, match="private use"):
+        encode_filled(tokenizer, str, f"<end_of_sentence>{taken}")
+    assert tokenizer.eos_token_id not in encode_filled(tokenizer, str, f"<end_of_sentence>{taken[1:]}")

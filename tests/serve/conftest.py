@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,26 +46,28 @@ def command(folder: Path, **changes: object) -> list[str]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server's process, which writes its log to the standard output, and its URL."""
-    process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                break
-        else:
-            raise AssertionError("the server did not start:\n" + "".join(lines))
-        yield process, f"http://127.0.0.1:{found[1]}"
-    finally:
-        process.terminate()
-        process.wait(30)
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """A server's process, its URL and its log: a file, since a pipe that nobody reads would fill and stop it."""
+    with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
+        with open(log.name, "wb") as out:
+            process = subprocess.Popen(command(folder), stdout=out, stderr=subprocess.STDOUT)
+        try:
+            yield process, _url(process, Path(log.name)), Path(log.name)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    while process.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text()):
+            return f"http://127.0.0.1:{found[1]}"
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")
 def address(checkpoint_folder: Path) -> Iterator[str]:
     """The URL of the running server."""
-    with serving(checkpoint_folder) as (_, url):
+    with serving(checkpoint_folder) as (_, url, _log):
         yield url

@@ -15,6 +15,8 @@ import pytest
 
 from tests.serve.conftest import MAX_LENGTH, MAX_WAITING, SLOTS
 
+JSON = {"Content-Type": "application/json"}
+
 
 @pytest.fixture(scope="module")
 def client(address):
@@ -210,7 +212,10 @@ BAD_CHAT = [
     *((dict(messages=[called_with(wrong)]), "messages") for wrong in ("nope", "[1]", '{"a": NaN}', '{"a": 1', 3)),
     (dict(parallel_tool_calls="no"), "parallel_tool_calls"),
     (dict(max_completion_tokens="many"), "max_completion_tokens"),
-    (dict(tool_choice="required"), "tool_choice"),
+    (dict(tool_choice="required"), "tool_choice"),  # without tools
+    (dict(tool_choice="any"), "tool_choice"),
+    (dict(tool_choice={"type": "function", "function": {"name": "g"}}, tools=[TOOL]), "tool_choice"),
+    (dict(messages=[{"role": "user", "content": "x" * (16 * MAX_LENGTH)}]), "messages"),
     (dict(top_logprobs=2), "top_logprobs"),
     (dict(response_format={"type": "json_object"}), "response_format"),
 ]
@@ -242,6 +247,9 @@ def test_unknown_models_paths_methods_and_bodies(client, address):
     with pytest.raises(openai.NotFoundError, match="this server has 'small'"):
         complete(client, model="gpt-4")
     assert [model.id for model in client.models.list()] == ["small"]
+    assert client.models.retrieve("small").id == "small"
+    with pytest.raises(openai.NotFoundError, match="this server has 'small'"):
+        client.models.retrieve("gpt-4")
     for path, body, status in [
         ("/v1/chat/completions", b"{", 400),
         ("/v1/chat/completions", b"[1]", 400),
@@ -252,13 +260,14 @@ def test_unknown_models_paths_methods_and_bodies(client, address):
         ("/v1/completions", b" " * (3 << 20), 413),
     ]:
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(address + path, body), timeout=30)
+            urllib.request.urlopen(urllib.request.Request(address + path, body, JSON), timeout=30)
         assert refused.value.code == status, (path, body and body[:20])
         assert json.load(refused.value)["error"]["message"]
 
 
-@pytest.mark.parametrize("headers", [{"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}])
-def test_bodies_that_cannot_be_unpacked(address, headers):
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_bodies_that_cannot_be_unpacked(address, encoding):
+    headers = {**JSON, "Content-Encoding": encoding}
     request = urllib.request.Request(f"{address}/v1/completions", b"garbage" * 10, headers)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=30)
@@ -287,9 +296,12 @@ def test_a_streams_client_that_leaves_frees_its_slots(client, address):
 def test_a_waiting_client_that_leaves_frees_its_slots(address):
     body = json.dumps({"model": "small", "prompt": "x", "n": 64, "max_tokens": 590, "min_tokens": 590}).encode()
     host, port = address.removeprefix("http://").split(":")
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    deadline = time.monotonic() + 60
     with socket.create_connection((host, int(port))) as raw:
-        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         while health(address)["running"] < SLOTS:
+            assert time.monotonic() < deadline
             time.sleep(0.02)
 
 

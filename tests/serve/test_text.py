@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lightning_cispo.model.generation.requests import Token
 from lightning_cispo.model.generation.stop_strings import automaton
@@ -18,7 +20,7 @@ from lightning_cispo.model.serve.prompts import chat_prompt
 from lightning_cispo.model.serve.runner import Piece, Runner
 from lightning_cispo.model.serve.text import GrowingText, ReplySplitter
 from lightning_cispo.model.serve.wire import event
-from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.spelling import byte_letters, spellings
 from lightning_cispo.model.tokenizer import decode, encode, load_tokenizer
 
 TOKENIZER = load_tokenizer("bytes")
@@ -32,6 +34,38 @@ def test_pieces_are_whole_characters_and_join_to_the_text(text):
     pieces = [growing.push(token) for token in encode(TOKENIZER, text)]
     assert "\ufffd" not in "".join(pieces)
     assert "".join(pieces) + growing.finish() == text == growing.text
+
+
+def merged_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level vocabulary whose merges cross characters: the last byte of one and the first of the next."""
+    letters = byte_letters()
+    one, two, three = (letters[byte] for byte in "中".encode())
+    merges = [(three, one), (three + one, two), (one, two)]
+    vocab = {piece: id for id, piece in enumerate([*letters, *("".join(merge) for merge in merges)])}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken("<end>", special=True, normalized=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", clean_up_tokenization_spaces=False)
+
+
+MERGED = merged_tokenizer()
+
+
+def test_characters_that_tokens_cut_across_stay_whole():
+    ids = encode(MERGED, "中" * 8)
+    assert len(ids) < 24, "tokens hold parts of two characters"
+    growing = GrowingText(MERGED)
+    pieces = [growing.push(token) for token in ids] + [growing.finish()]
+    assert "".join(pieces) == "中" * 8
+
+
+@given(st.lists(st.integers(0, 259), max_size=30), st.booleans())
+def test_pieces_of_any_tokens_join_to_what_all_of_them_decode_to(ids, ends):
+    """Also of bytes that are no text, and with the eos that no text shows."""
+    ids = [*ids, MERGED.eos_token_id] if ends else ids
+    growing = GrowingText(MERGED)
+    assert "".join([*map(growing.push, ids), growing.finish()]) == decode(MERGED, ids) == growing.text
 
 
 @given(texts, stop_strings)
@@ -202,15 +236,14 @@ def test_results_of_parallel_calls_are_one_turn():
         {"role": "tool", "tool_call_id": "g", "content": [{"type": "text", "text": "2"}]},
         {"role": "assistant", "content": "y"},
     ]
-    text = decode(TOKENIZER, chat_prompt({"messages": messages}, TOKENIZER))
+    text = decode(TOKENIZER, chat_prompt({"messages": messages}, TOKENIZER, 10_000))
     results = "tool name: f\ntool result: 1\n\ntool name: g\ntool result: 2\n\n"
     assert f"<beginning_of_sentence>tool name=tools\n{results}<end_of_sentence>\n" in text
 
 
 @pytest.mark.parametrize(
     ("response", "closed"),
-    [("<think>hm", False), ("\n<think>hm", False), ("<think>hm</think>a", True), ("hm", True), ("a <think>b", False)]
-    + [("<think></think><think>b", False)],
+    [("<think>hm", False), ("\n<think>hm", False), ("<think>hm</think>a", True), ("hm", True), ("a <think>b", True)],
 )
 def test_only_open_thinking_is_interrupted(response, closed):
     interruption = Runner(None, TOKENIZER, 1)._interruption(5)  # type: ignore[arg-type]
