@@ -65,12 +65,12 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
         "rewards.box_weight rewards.tools_weight rewards.language_weight rewards.length_weight "
         "rewards.length_min_tokens rewards.length_max_tokens rewards.overlong_cache_tokens algorithm.max_refills "
-        "rewards.judge.retries rewards.judge.backoff_s rewards.judge.cache "
+        "rewards.processes rewards.judge.retries rewards.judge.backoff_s rewards.judge.cache "
         "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens learner.world_size",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
         "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.max_skipped_updates "
         "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
-        "rewards.processes rewards.memory_mb rewards.max_queue rewards.judge.budget "
+        "rewards.memory_mb rewards.max_queue rewards.judge.budget "
         "rewards.judge.concurrency rewards.judge.max_tokens",
         10: "rewards.judge.bias_window",
         64: "rewards.code.memory_mb",
@@ -202,6 +202,8 @@ def _sampling(config: RunConfig) -> Iterator[str]:
         yield f"sampling.stop={sampling.stop}: no string may be empty, all responses would end with it"
     if (length := stop_bytes(sampling.stop)) > MOST_STOP_BYTES:
         yield f"sampling.stop: {length} bytes together, must be at most {MOST_STOP_BYTES}"
+    if sampling.closing_text.rfind("</think>") <= sampling.closing_text.rfind("<think>"):
+        yield f"sampling.closing_text={sampling.closing_text!r}: must close the thinking, so hold </think>"
     if sampling.thinking_tokens >= sampling.max_tokens:
         yield (
             f"sampling.thinking_tokens={sampling.thinking_tokens}: must leave some of "

@@ -83,5 +83,5 @@ def _raise(message: str) -> None:
 
 
 def thinking_open(text: str) -> bool:
-    """Whether a response has opened a think block, which only its beginning can, and not closed it."""
-    return text.lstrip().startswith("<think>") and "</think>" not in text
+    """Return whether a response thinks at its end: its last think tag opens a block, wherever that stands."""
+    return text.rfind("<think>") > text.rfind("</think>")

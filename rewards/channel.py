@@ -45,6 +45,14 @@ class Channel:
             except BrokenPipeError as error:
                 raise ChannelClosed("the reader is gone") from error
 
+    def ready(self, seconds: float) -> bool:
+        """Whether something comes to be read, or the other side goes, within `seconds`."""
+        try:
+            _wait(self.reader, select.POLLIN, _deadline(seconds))
+        except DeadlinePassed:
+            return False
+        return True
+
     def receive(self, seconds: float | None = None) -> Any:
         """The next message. Raises DeadlinePassed or ChannelClosed."""
         deadline = _deadline(seconds)

@@ -13,7 +13,7 @@ from typing import Any
 from lightning_cispo.rewards.answer import final_text, same_value
 from lightning_cispo.rewards.code import CodeOptions
 from lightning_cispo.rewards.format import format_score
-from lightning_cispo.rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool
+from lightning_cispo.rewards.isolated import CallOutOfMemory, CallTimeout, IsolatedPool, cores
 from lightning_cispo.rewards.judge import Judge, JudgeOptions
 from lightning_cispo.rewards.judgement import Decision
 from lightning_cispo.rewards.math import MathOptions, check_gold, check_golds
@@ -54,7 +54,7 @@ class Grader:
         length_weight: float = 0.0,
         length_min_tokens: int = 0,
         length_max_tokens: int = 0,
-        processes: int = 1,
+        processes: int = 0,  # as many as there are cores
         timeout_s: float = 5.0,
         memory_mb: int = 1024,
         max_queue: int = 10_000,
@@ -91,7 +91,7 @@ class Grader:
         self.isolation: str | None = None  # level of the sandbox that has judged code
         self.clip_min, self.clip_max = clip_min, clip_max
         self._judge = Judge(JudgeOptions(**judge)) if judge and judge["url"] else None
-        self._pool = IsolatedPool(processes, timeout_s, memory_mb, max_queue)
+        self._pool = IsolatedPool(processes or cores(), timeout_s, memory_mb, max_queue)
         self._tally = Tally()
 
     def submit(self, problem: Problem, response: Response) -> Future[Verdict]:

@@ -7,21 +7,39 @@ actor's included. Processes are started (not forked) on the first call that need
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from lightning_cispo.rewards.process import CallOutOfMemory, CallRaised, CallTimeout, Job, Process, WorkerDied
+from lightning_cispo.rewards.process import (
+    CallOutOfMemory,
+    CallRaised,
+    CallStarved,
+    CallTimeout,
+    Job,
+    Process,
+    WorkerDied,
+)
 
-__all__ = ["CallOutOfMemory", "CallRaised", "CallTimeout", "IsolatedPool", "WorkerDied"]
+__all__ = ["CallOutOfMemory", "CallRaised", "CallStarved", "CallTimeout", "IsolatedPool", "WorkerDied"]
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class IsolatedPool:
-    """`processes` workers; every call has `timeout_s` seconds of wall time and `memory_mb` MB of address space
-    above what its process takes when idle (Linux; elsewhere only the deadline holds). At most `max_queue` calls wait;
-    the next one's caller waits for room."""
+    """Run calls in `processes` workers.
+
+    Every call has `timeout_s` seconds, in which its process computes or sleeps, and `memory_mb` MB of address space
+    above what the process takes when idle. What it waits for a processor does not count, so that a busy machine
+    changes no verdict: see `sandbox.meter`. On other systems than Linux the clock and no memory counts.
+    At most `max_queue` calls wait; the next one's caller waits for room.
+    """
 
     def __init__(self, processes: int = 1, timeout_s: float = 5.0, memory_mb: int = 1024, max_queue: int = 10_000):
         if processes < 1 or timeout_s <= 0 or memory_mb < 1 or max_queue < 1:
@@ -42,7 +60,8 @@ class IsolatedPool:
         """Run `function` ("module:name") on `args`, which must be JSON, as must be what it returns.
 
         The function's module and those in `preload` are imported before the deadline starts to count. The
-        future raises CallTimeout, CallOutOfMemory, CallRaised or WorkerDied. Waits only while the queue is full.
+        future raises CallTimeout, CallOutOfMemory, CallRaised, WorkerDied or, where the machine was too busy to tell,
+        CallStarved. Waits only while the queue is full.
         `timeout_s` is this call's own deadline. Raises RuntimeError once closed.
         """
         future: Future[Any] = Future()

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from lightning_cispo.rewards.channel import Channel, ChannelClosed, DeadlinePassed
+from lightning_cispo.rewards.sandbox.meter import Meter, Starved, backstop
 
 LOAD_SECONDS = 120.0  # start and imports of one process, on a busy machine
 # The caller's search path as it is: `-c` and `-m` would put the working directory before the standard library.
@@ -24,6 +25,10 @@ CALLS_PER_PROCESS = 5000  # libraries' caches grow; a fresh process costs half a
 
 class CallTimeout(Exception):
     """The call was still running at its deadline."""
+
+
+class CallStarved(Exception):
+    """The machine was too busy to judge the call."""
 
 
 class CallOutOfMemory(Exception):
@@ -88,14 +93,26 @@ class Process:
             raise WorkerDied(f"the isolated process didn't take the call: {error}") from error
 
     def _result(self, channel: Channel, timeout_s: float) -> dict[str, Any]:
+        """Wait for the answer. What the process waits for a processor does not count against the deadline."""
+        assert self.process is not None
+        handle = _handle(self.process)
         try:
-            return channel.receive(timeout_s)
-        except DeadlinePassed as error:
+            meter = Meter(timeout_s, handle)
+            meter.start()
+            while left := meter.left():
+                if channel.ready(left):
+                    return channel.receive(backstop(timeout_s))
+        except (Starved, DeadlinePassed) as error:
             self.stop()
-            raise CallTimeout(f"not done after {timeout_s:g} s") from error
+            raise CallStarved(f"too little processor time to judge: {error}") from error
         except ChannelClosed as error:
             self.stop()
             raise WorkerDied(f"the isolated process ended: {error}") from error
+        finally:
+            if handle >= 0:
+                os.close(handle)
+        self.stop()
+        raise CallTimeout(f"not done after {timeout_s:g} s")
 
     def _ready(self) -> Channel:
         if self.process is not None and (_ended(self.process) or self.calls >= CALLS_PER_PROCESS):
@@ -137,6 +154,14 @@ class Process:
             self.process.stdin.close()
             self.process.stdout.close()
             self.process = None
+
+
+def _handle(process: subprocess.Popen[bytes]) -> int:
+    """A descriptor of the process, or -1 where the system has none."""
+    try:
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        return -1
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

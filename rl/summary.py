@@ -29,6 +29,8 @@ def response_metrics(groups: list[Group]) -> dict[str, float]:
         "response/tokens_p50": float(np.quantile(lengths, 0.5)),
         "response/tokens_p99": float(np.quantile(lengths, 0.99)),
         "response/truncated": _share(t.stop == "length" for t in trajectories),
+        "response/repetition": _share(t.stop == "repetition" for t in trajectories),
+        "response/interrupted": _share(not t.loss_mask_T.all() for t in trajectories),
         "response/thinking": _share(bool(thought(t.text)) for t in trajectories),
         "groups/masked": float(len(trajectories) - len(judged)),
     }
@@ -54,6 +56,7 @@ def evaluation_metrics(groups: list[Group]) -> dict[str, float]:
     if trajectories:
         metrics["eval/tokens_mean"] = float(np.mean([len(t.tokens_T) for t in trajectories]))
         metrics["eval/truncated"] = _share(t.stop == "length" for t in trajectories)
+        metrics["eval/repetition"] = _share(t.stop == "repetition" for t in trajectories)
         metrics["eval/thinking"] = _share(bool(thought(t.text)) for t in trajectories)
     if judged:
         metrics |= {"eval/pass@1_low": found["pass@1"].low, "eval/pass@1_high": found["pass@1"].high}

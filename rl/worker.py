@@ -20,10 +20,12 @@ from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.generation.requests import Completion, EngineStats, Interruption, Request
 from lightning_cispo.model.network import MiniMax
 from lightning_cispo.model.spelling import spellings
-from lightning_cispo.model.tokenizer import decode, encode, eos_ids, load_tokenizer
+from lightning_cispo.model.tokenizer import encode, eos_ids, load_tokenizer
 from lightning_cispo.rewards.grader import Grader
+from lightning_cispo.rewards.isolated import cores
 from lightning_cispo.rewards.verdict import Problem, Response, Verdict
 from lightning_cispo.rl.open_group import OpenGroup
+from lightning_cispo.rl.referee import Referee
 from lightning_cispo.rl.types import Group, Prompt
 
 
@@ -44,8 +46,9 @@ class Room:
     prompts: int
 
 
-# What the thread of `generate` hears from others: the id of a group with one verdict more, prompts, or that none come.
-_Inbox = SimpleQueue[int | list[Prompt] | None]
+# To the thread of `generate` from others: the id of a group with one verdict more, prompts, that none come, or what
+# was raised.
+_Inbox = SimpleQueue[int | list[Prompt] | BaseException | None]
 
 
 class RolloutWorker:
@@ -56,7 +59,7 @@ class RolloutWorker:
 
     def __init__(self, config: RunConfig, model: ModelConfig, tokenizer_name: str):
         self.config = config
-        self.threads = config.rollout.threads or max(1, len(os.sched_getaffinity(0)) // config.rollout.workers)
+        self.threads = config.rollout.threads or self._share_of_cores()
         self.tokenizer = load_tokenizer(tokenizer_name)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if config.learner.precision is Precision.bfloat16 else torch.float32
@@ -74,12 +77,19 @@ class RolloutWorker:
             spellings=spellings(self.tokenizer) if config.sampling.stop else None,
             record_routing=config.algorithm.routing_replay,
         )
-        self.grader = Grader(**asdict(config.rewards))
+        self.grader = Grader(**asdict(config.rewards) | {"processes": self._verifiers()})
+        self._referee = Referee(self.tokenizer, self.grader)
         self._engine_free = threading.Lock()
         self._turn = threading.Lock()  # held by whoever waits for the engine, so that it gets it after the step
         self._inbox = _Inbox()
         self._ids = itertools.count()
         self._start_clock()
+
+    def _share_of_cores(self) -> int:
+        return max(1, cores() // self.config.rollout.workers)
+
+    def _verifiers(self) -> int:
+        return self.config.rewards.processes or self._share_of_cores()
 
     def ready(self) -> int:
         """The process id, once constructed."""
@@ -121,6 +131,8 @@ class RolloutWorker:
                 asked = True
                 yield Room(room)
             for news in self._news():
+                if isinstance(news, BaseException):
+                    raise news
                 if isinstance(news, int):
                     groups[news].judged += 1
                     if groups[news].judged == draw.samples:
@@ -134,7 +146,7 @@ class RolloutWorker:
         free = self.engine.slots - self.engine.running
         return 0 if len(self.engine.queue) else -(-free // samples) + 1
 
-    def _news(self) -> Iterator[int | list[Prompt] | None]:
+    def _news(self) -> Iterator[int | list[Prompt] | BaseException | None]:
         """All that has come in; waits for something where the engine has nothing to do."""
         if not self.engine.has_work:
             yield self._inbox.get()
@@ -189,10 +201,13 @@ class RolloutWorker:
         sampling = self.config.sampling
         if not sampling.thinking_tokens:
             return None
-        closing = encode(self.tokenizer, sampling.closing_text)
-        return Interruption(
-            sampling.thinking_tokens, closing, lambda ids: not thinking_open(decode(self.tokenizer, ids.tolist()))
-        )
+        closing, spelled = encode(self.tokenizer, sampling.closing_text), spellings(self.tokenizer)
+
+        def closed(ids: np.ndarray) -> bool:
+            # Not decoded: this is the engine's thread.
+            return not thinking_open(b"".join(map(spelled.__getitem__, ids.tolist())).decode(errors="replace"))
+
+        return Interruption(sampling.thinking_tokens, closing, closed)
 
     def statistics(self) -> dict[str, float]:
         """Engine and grader counters of every `generate` since the last call: the rounds of a step, say.
@@ -220,13 +235,9 @@ class RolloutWorker:
         return [promise.result() for promise in promises]
 
     def close(self) -> None:
-        self.grader.close()
+        self.grader.close()  # first: it lets go of whoever waits for room
+        self._referee.close()
 
     def _judge(self, completion: Completion, group: OpenGroup, max_tokens: int) -> None:
         inbox, index = self._inbox, completion.request_id
-        text = decode(self.tokenizer, completion.tokens_T.tolist())
-        verdict = self.grader.submit(
-            group.prompt.problem, Response(text, len(completion.tokens_T), completion.stop, max_tokens)
-        )
-        group.add(completion, text, verdict)
-        verdict.add_done_callback(lambda _: inbox.put(index))
+        self._referee.judge(completion, group, max_tokens, lambda error: inbox.put(index if error is None else error))

@@ -44,6 +44,8 @@ TABLE: dict[str, list[Metric]] = {
         Metric("response/tokens_p50", "tokens", "the same: median"),
         Metric("response/tokens_p99", "tokens", "the same: 99th percentile"),
         Metric("response/truncated", "share", "responses that ran into the token limit"),
+        Metric("response/repetition", "share", "responses that sampling.repetition_tokens stopped"),
+        Metric("response/interrupted", "share", "responses whose thinking sampling.thinking_tokens closed"),
         Metric("response/thinking", "share", "responses with a non-empty think block"),
     ],
     "Groups": [
@@ -95,6 +97,7 @@ TABLE: dict[str, list[Metric]] = {
         Metric("eval/avg@<k>", "share", "pass@1 again, where a problem has k > 1 samples"),
         Metric("eval/pass@<k>", "share", "chance that one of k responses is right: mean over problems with k verdicts"),
         Metric("eval/tokens_mean", "tokens", "sampled tokens of a response: mean"),
+        Metric("eval/repetition", "share", "responses that sampling.repetition_tokens stopped"),
         Metric("eval/thinking", "share", "responses with a non-empty think block"),
         Metric(
             "curriculum/<task>/level",

@@ -129,8 +129,8 @@ class RewardsConfig:
     length_max_tokens: int = 0  # 0: no upper bound
     clip_min: float = -1.0
     clip_max: float = 1.0
-    processes: int = 1  # isolated verifier processes per rollout worker
-    timeout_s: float = 5.0  # deadline of one verification, kept by the parent
+    processes: int = 0  # isolated verifier processes per rollout worker; 0: the machine's cores / rollout.workers
+    timeout_s: float = 5.0  # deadline of one verification; what it waits for a processor does not count
     memory_mb: int = 1024  # address space of one verifier process above its idle size
     max_queue: int = 10000  # verifications that wait; beyond that the rollout waits for room
     math: MathConfig = field(default_factory=MathConfig)
@@ -148,7 +148,7 @@ class SamplingConfig:
     stop: List[str] = field(default_factory=list)  # the token that completes one of these strings ends the response
     allow_truncated: bool = False  # train with a cut (top_p, top_k, min_tokens): the ratio begins at the mass kept
     thinking_tokens: int = 0  # thinking that is longer is closed by force; 0: never
-    closing_text: str = "\n</think>\n\n"  # what closes it; left out of the loss
+    closing_text: str = "\n</think>\n\n"  # what closes it, with </think> in it; left out of the loss
     repetition_tokens: int = 3000  # stop after this many consecutive tokens ...
     repetition_probability: float = 0.99  # ... each above this probability (M1)
 

@@ -16,6 +16,7 @@ from lightning_cispo.kernels.decoding.columns import Columns
 def _record_kernel(
     token_ptr,
     logprob_ptr,
+    whole_ptr,
     stops_ptr,
     columns_ptr,
     tokens_ptr,
@@ -43,7 +44,8 @@ def _record_kernel(
     tl.store(columns_ptr + TOKEN * slots + slot, token, mask=inside)
     tl.store(columns_ptr + COUNT * slots + slot, count + 1, mask=inside)
     confident = tl.load(columns_ptr + CONFIDENT * slots + slot, mask=inside, other=0) + 1
-    confident = tl.where(logprob > confidence, confident, 0)
+    whole = tl.load(whole_ptr + i, mask=inside, other=0.0)
+    confident = tl.where(whole > confidence, confident, 0)
     tl.store(columns_ptr + CONFIDENT * slots + slot, confident, mask=inside)
     code = tl.where(count + 1 >= tl.load(columns_ptr + LIMIT * slots + slot, mask=inside, other=0), 4, 0)
     code = tl.where(confident >= most_confident, 3, code)
@@ -64,12 +66,14 @@ def record_triton(
     first_slot: int,
     confidence: float,
     most_confident: int,
+    whole_B: Tensor | None = None,
 ) -> Tensor:
     """Write down tokens of consecutive slots, and say which of them end: code int64 [B].
 
     Args:
         table_CS: int64; token, count and confident (consecutive tokens above log-probability `confidence`) are written.
         stops_BW: the token that ends a response first, then other stop ids.
+        whole_B: the log-probabilities that are compared with `confidence`, where they are not those to write down.
         tokens_SL: int32, logprobs_SL: float32; written at each row's count.
     Codes: 0 goes on, 1 the first of stops_BW, 2 another of them, 3 `most_confident` reached, 4 the limit reached; the
         smallest that holds.
@@ -79,6 +83,7 @@ def record_triton(
     kernel[(triton.cdiv(rows, 128),)](
         token_B,
         logprob_B,
+        logprob_B if whole_B is None else whole_B,
         stops_BW,
         table_CS,
         tokens_SL,

@@ -33,13 +33,15 @@ def record_native(
     first_slot: int,
     confidence: float,
     most_confident: int,
+    whole_B: Tensor | None = None,
 ) -> Tensor:
     """`kernels.decoding.record_triton`'s, in one call: codes int64 [B]."""
     code_B, slots = torch.empty_like(token_B), slice(first_slot, first_slot + len(token_B))
     held = [table_CS[column, slots] for column in (columns.token, columns.count, columns.limit, columns.confident)]
     responses = tokens_SL[slots], logprobs_SL[slots]
     sizes = len(token_B), stops_BW.shape[1], tokens_SL.shape[1]
-    call("record", *sizes, token_B, logprob_B, stops_BW, *held, *responses, confidence, most_confident, code_B)
+    whole_B = logprob_B if whole_B is None else whole_B
+    call("record", *sizes, token_B, logprob_B, whole_B, stops_BW, *held, *responses, confidence, most_confident, code_B)
     return code_B
 
 

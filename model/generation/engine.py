@@ -218,7 +218,7 @@ class Engine:
             tokens_T, logprobs_T = (table[slot, :length].cpu().numpy().copy() for table in tables)
             routing_TLK = self.cache.routing_of(sequence.pages, len(sequence.request.prompt_T) + length - 1)
         # What would have been written after its end, as is seen a step later, was not.
-        if stop == "eos" and sequence.written and length > sequence.written.start:
+        if stop == "eos" and sequence.written and length > sequence.written[0].start:
             stop = "interrupted"
         versions_T, chosen_T = sequence.versions_T(length), sequence.chosen_T(length)
         columns = tokens_T, logprobs_T, versions_T, chosen_T

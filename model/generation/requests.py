@@ -24,9 +24,15 @@ class Token:
 Observer = Callable[[Token], None]
 
 
+AGAIN = 64  # tokens from one look at thinking to the next
+
+
 @dataclass(frozen=True)
 class Interruption:
-    """After `after` tokens of thinking that is not `closed`, `closing_T` is written in the policy's place."""
+    """Where thinking is not `closed` after `after` tokens, `closing_T` is written in the policy's place.
+
+    Looked at again every `AGAIN` tokens: thinking that begins anew, or that late, is closed too.
+    """
 
     after: int
     closing_T: list[int]

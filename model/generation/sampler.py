@@ -38,16 +38,19 @@ class Sampler:
         rows = self.rows
         plain = not any(features[name] for name in ("cut", "top_logprobs", "interruption"))
         if plain and (logits_BV.is_cuda or serves(logits_BV)):
-            drawn = self._drawn(slots, logits_BV, features["min_tokens"] > 0)
+            bans = features["min_tokens"] > 0
+            drawn = self._drawn(slots, logits_BV, bans)
+            whole_B = self._whole(slots, logits_BV, rows.count[slots], *drawn, features) if bans else None
             watched = _watched(sequences, *drawn, None) if features["watched"] else None
-            return self._report(sequences, clock, slots, self._recorded(slots, *drawn), features, watched)
+            return self._report(sequences, clock, slots, self._recorded(slots, *drawn, whole_B), features, watched)
         count_B = rows.count[slots].clone()
         if features["interruption"]:
             self._interrupt(sequences, clock)
+        whole_BV = logits_BV
         if features["min_tokens"]:
             logits_BV = ban(logits_BV, rows.stop_ids[slots], count_B < rows.min_tokens[slots])
         token_B, logprob_B, logp_BV = self._draw(slots, count_B, logits_BV, features)
-        confident_B = self._whole(slots, logits_BV, token_B, logprob_B, features) > self.repetition_logprob
+        confident_B = self._whole(slots, whole_BV, count_B, token_B, logprob_B, features) > self.repetition_logprob
         if features["interruption"]:
             token_B, written_B = self._written(slots, count_B, token_B)
             logprob_B, confident_B = logprob_B.masked_fill(written_B, 0), confident_B & ~written_B
@@ -86,18 +89,30 @@ class Sampler:
         return token_B, logprob_B, logp_BV
 
     def _whole(
-        self, slots: slice, logits_BV: Tensor, token_B: Tensor, logprob_B: Tensor, features: Mapping[str, int]
+        self,
+        slots: slice,
+        logits_BV: Tensor,
+        count_B: Tensor,
+        token_B: Tensor,
+        logprob_B: Tensor,
+        features: Mapping[str, int],
     ) -> Tensor:
-        """Log-probabilities [B] of the tokens among all others: what is left of a cut distribution says nothing of
-        repetition."""
-        if not features["cut"]:
+        """Log-probabilities [B] of the tokens among all others, by which repetition is judged.
+
+        What is left of a cut distribution says nothing of repetition, nor does one whose stop tokens are banned.
+        """
+        if not features["cut"] and not features["min_tokens"]:
             return logprob_B
         temperature_B = self.rows.temperature[slots]
         logp_BV = tempered_logprobs(logits_BV, temperature_B.masked_fill(temperature_B == 0, 1.0))
-        return logp_BV.gather(1, token_B[:, None]).squeeze(1)
+        whole_B = logp_BV.gather(1, token_B[:, None]).squeeze(1)
+        return whole_B if features["cut"] else whole_B.where(count_B < self.rows.min_tokens[slots], logprob_B)
 
-    def _recorded(self, slots: slice, token_B: Tensor, logprob_B: Tensor) -> Tensor:
-        """What `_record` and `_ended` do in one launch, or one native call; codes into STOPS [B]."""
+    def _recorded(self, slots: slice, token_B: Tensor, logprob_B: Tensor, whole_B: Tensor | None = None) -> Tensor:
+        """Do `_record` and `_ended` in one launch, or one native call; codes into STOPS [B].
+
+        whole_B: the log-probabilities by which repetition is judged, where they are others.
+        """
         record: Callable[..., Tensor] = record_native
         if token_B.is_cuda:
             from lightning_cispo.kernels.decoding.record_triton import record_triton as record
@@ -113,6 +128,7 @@ class Sampler:
             slots.start,
             self.repetition_logprob,
             self.repetition_tokens,
+            whole_B,
         )
 
     def _drawn(self, slots: slice, logits_BV: Tensor, bans: bool) -> tuple[Tensor, Tensor]:
@@ -149,13 +165,11 @@ class Sampler:
     def _interrupt(self, sequences: list[Sequence], clock: int) -> None:
         """Have the closing text written where thinking has used its tokens up."""
         for sequence in sequences:
-            interruption = sequence.request.interruption
-            if interruption is None or sequence.count(clock) != interruption.after + 1:
-                continue
-            start = interruption.after
-            if not interruption.closed(self.rows.tokens[sequence.slot, :start].cpu().numpy()):
+            start = sequence.count(clock) - 1
+            interruption = sequence.due(start)
+            if interruption and not interruption.closed(self.rows.tokens[sequence.slot, :start].cpu().numpy()):
                 self.rows.force(sequence.slot, start, interruption.closing_T)
-                sequence.written = range(start, start + len(interruption.closing_T))
+                sequence.written.append(range(start, start + len(interruption.closing_T)))
 
     def _written(self, slots: slice, count_B: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens, an interruption's where it writes, and where that is."""

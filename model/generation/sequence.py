@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_cispo.model.generation.cache import Saved
-from lightning_cispo.model.generation.requests import Request
+from lightning_cispo.model.generation.requests import AGAIN, Interruption, Request
 
 
 @dataclass(eq=False)
@@ -22,7 +22,7 @@ class Sequence:
     versions: list[tuple[int, int]]  # (index of a response token, version of the weights from there on)
     slot: int = -1
     done: bool = False  # ended or cancelled
-    written: range = field(default_factory=lambda: range(0))  # response indices that an interruption writes
+    written: list[range] = field(default_factory=list)  # response indices that interruptions write
 
     def length(self, clock: int) -> int:
         """Tokens in the cache: the prompt and all of the response but its last."""
@@ -32,6 +32,14 @@ class Sequence:
         """Response tokens sampled so far."""
         return clock - self.born - len(self.request.prompt_T) + 1
 
+    def due(self, start: int) -> Interruption | None:
+        """The interruption that has to look at the first `start` response tokens, if there is one now."""
+        cut = self.request.interruption
+        if cut is None or start < cut.after or (start - cut.after) % AGAIN:
+            return None
+        room = start + len(cut.closing_T) < self.request.max_tokens
+        return cut if room and not (self.written and start < self.written[-1].stop) else None
+
     def versions_T(self, length: int) -> np.ndarray:
         versions_T = np.empty(length, np.int32)
         for start, version in self.versions:
@@ -40,7 +48,8 @@ class Sequence:
 
     def chosen_T(self, length: int) -> np.ndarray:
         chosen_T = np.ones(length, bool)
-        chosen_T[self.written.start : self.written.stop] = False
+        for part in self.written:
+            chosen_T[part.start : part.stop] = False
         return chosen_T
 
     @property

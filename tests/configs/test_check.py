@@ -54,6 +54,8 @@ REFUSED = [
     (["sampling.min_tokens=1000"], "sampling.min_tokens=1000: more than sampling.max_tokens", ""),
     (["sampling.stop=['']"], "sampling.stop=['']: no string may be empty", ""),
     (["sampling.thinking_tokens=1000"], "sampling.thinking_tokens=1000: must leave some", ""),
+    (["sampling.closing_text=Enough."], "sampling.closing_text='Enough.': must close the thinking", "</think>"),
+    (["rewards.processes=-1"], "rewards.processes=-1: must be at least 0", ""),
     (["rewards.overlong_weight=1"], "rewards.overlong_cache_tokens=0: with rewards.overlong_weight", ""),
     (["rewards.clip_min=2"], "rewards.clip_min=2.0: must be below rewards.clip_max", ""),
     (["learner.zero_stage=4"], "learner.zero_stage=4: must be 0, 1, 2 or 3", ""),

@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from lightning_cispo.rewards import process
-from lightning_cispo.rewards.isolated import CallOutOfMemory, CallRaised, CallTimeout, IsolatedPool, WorkerDied
+from lightning_cispo.rewards.isolated import (
+    CallOutOfMemory,
+    CallRaised,
+    CallStarved,
+    CallTimeout,
+    IsolatedPool,
+    WorkerDied,
+)
+from lightning_cispo.rewards.sandbox import meter
+from lightning_cispo.rewards.verdict import masked
 from tests.rewards.processes import alive, eventually
 
 BAD = "tests.rewards.verifiers"
@@ -186,6 +195,39 @@ time.sleep(600)
     parent.wait()
     parent.stdout.close()
     assert eventually(lambda: not any(map(alive, pids)))
+
+
+@pytest.fixture
+def crowded() -> Iterator[int]:
+    """A processor that six others compute on all the time."""
+    processor = min(os.sched_getaffinity(0))
+    program = f"import os; os.sched_setaffinity(0, {{{processor}}}); print(flush=True)\nwhile True: pass"
+    hogs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(6)]
+    for hog in hogs:
+        assert hog.stdout
+        hog.stdout.readline()
+    yield processor
+    for hog in hogs:
+        hog.kill()
+        hog.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the clock counts")
+def test_waiting_for_a_processor_does_not_count(crowded: int) -> None:
+    """A second of computing takes seven by the clock."""
+    with IsolatedPool(1, timeout_s=2.0) as pool:
+        assert pool.submit(f"{BAD}:burn", [crowded, 1.0]).result() == "done"
+        assert isinstance(pool.submit(f"{BAD}:burn", [crowded, 1000.0]).exception(), CallTimeout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the clock counts")
+def test_a_call_that_got_too_little_of_the_processor_is_masked(crowded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "backstop", lambda seconds: seconds)
+    with IsolatedPool(1, timeout_s=1.0) as pool:
+        starved = pool.submit(f"{BAD}:burn", [crowded, 1000.0]).exception()
+    assert isinstance(starved, CallStarved)
+    verdict = masked(starved)
+    assert verdict.reward is None and "too little processor time" in verdict.error
 
 
 @pytest.mark.parametrize("bad", [{"processes": 0}, {"timeout_s": 0.0}, {"memory_mb": 0}])

@@ -14,6 +14,14 @@ def spin() -> None:
         pass
 
 
+def burn(processor: int, seconds: float) -> str:
+    """Compute for so long on one processor."""
+    os.sched_setaffinity(0, {processor})
+    while time.process_time() < seconds:
+        pass
+    return "done"
+
+
 def hold_the_lock() -> int:
     return 9 ** (9**9)  # one C call that never gives the interpreter lock back
 

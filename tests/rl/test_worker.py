@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 
 from lightning_cispo.configs.schema import RolloutConfig, RunConfig
 from lightning_cispo.model.network import MiniMax
-from lightning_cispo.model.tokenizer import encode, load_tokenizer
+from lightning_cispo.model.tokenizer import decode, encode, load_tokenizer
 from lightning_cispo.rewards.verdict import Status, Verdict
 from lightning_cispo.rl.prompts import training_stream
 from lightning_cispo.rl.worker import RolloutWorker, Room
@@ -58,6 +59,47 @@ def test_weights_in_flight_recompute_states_where_the_configuration_says_so(work
     worker.load_weights(7, {"a": np.zeros(2, np.float32)}, {"b": np.ones(1, np.float32)})
     [(named, *how)] = seen
     assert how == [7, recompute] and named.keys() == {"a", "b"}
+
+
+def test_what_reads_a_text_holds_up_no_step(worker, prompts, monkeypatch):
+    """Decoding and the grader wait until the engine has sampled everything; both in another thread than its."""
+    sampled, threads, step = threading.Event(), set(), worker.engine.step
+
+    def stepping():
+        completions = step()
+        if not worker.engine.has_work:
+            sampled.set()
+        return completions
+
+    def decoding(*given):
+        threads.add(threading.current_thread())
+        assert sampled.wait(60), "the engine waits for a text"
+        return decode(*given)
+
+    monkeypatch.setattr(worker.engine, "step", stepping)
+    monkeypatch.setattr("lightning_cispo.rl.referee.decode", decoding)
+    submit = worker.grader.submit
+    worker.grader.submit = lambda *given: (threads.add(threading.current_thread()), submit(*given))[1]
+    groups = list(worker.generate(prompts[:3], DRAW))
+    assert len(groups) == 3 and len(threads) == 1 and threading.current_thread() not in threads
+
+
+def test_what_fails_before_a_verdict_ends_generating(worker, prompts, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("a broken tokenizer")
+
+    monkeypatch.setattr("lightning_cispo.rl.referee.decode", failing)
+    with pytest.raises(RuntimeError, match="a broken tokenizer"):
+        list(worker.generate(prompts[:2], DRAW))
+
+
+@pytest.mark.parametrize(("workers", "processes", "made"), [(1, 0, 6), (4, 0, 1), (2, 0, 3), (2, 5, 5)])
+def test_verifier_processes_share_the_cores(config, monkeypatch, workers, processes, made):
+    monkeypatch.setattr("lightning_cispo.rl.worker.cores", lambda: 6)
+    config.rollout.workers, config.rewards.processes = workers, processes
+    worker = RolloutWorker(config, MODEL, "bytes")
+    worker.close()
+    assert len(worker.grader._pool._workers) == made
 
 
 @pytest.mark.parametrize("max_tokens", [1, 24])
@@ -158,5 +200,7 @@ def test_thinking_that_never_began_is_not_ended(config, worker, prompts):
     trajectories = [t for group in worker.generate(prompts[:2], DRAW) for t in group.trajectories]
     assert all(t.loss_mask_T.all() and "</think>\n\n" not in t.text for t in trajectories)
     closed = worker._interruption().closed
-    for text, over in {"<think>ab": False, "\n <think>ab": False, "<think>a</think>b": True, "a<think>b": True}.items():
-        assert closed(np.array(encode(worker.tokenizer, text))) is over
+    open_texts = ["<think>ab", "\n <think>ab", "a<think>b", "<think></think><think>ab", "<think>a</think>b\n<think>c"]
+    closed_texts = ["", "ab", "<think>a</think>b", "a</think>", "<think>é</think>"]
+    for text in open_texts + closed_texts:
+        assert closed(np.array(encode(worker.tokenizer, text))) is (text in closed_texts), text

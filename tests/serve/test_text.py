@@ -243,7 +243,8 @@ def test_results_of_parallel_calls_are_one_turn():
 
 @pytest.mark.parametrize(
     ("response", "closed"),
-    [("<think>hm", False), ("\n<think>hm", False), ("<think>hm</think>a", True), ("hm", True), ("a <think>b", True)],
+    [("<think>hm", False), ("\n<think>hm", False), ("<think>hm</think>a", True), ("hm", True), ("a <think>b", False)]
+    + [("<think></think><think>b", False)],
 )
 def test_only_open_thinking_is_interrupted(response, closed):
     interruption = Runner(None, TOKENIZER, 1)._interruption(5)  # type: ignore[arg-type]

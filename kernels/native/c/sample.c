@@ -95,9 +95,9 @@ void sample(int64_t rows, int64_t n, const float *logits, const float *temperatu
 }
 
 /* What was drawn for consecutive slots into their rows; why a response ends: 0 not, 1 the first of its `stops`, 2 another
- * of them, 3 repetition, 4 length. */
+ * of them, 3 repetition, 4 length. `whole`: the log-probabilities by which repetition is judged. */
 void record(int64_t rows, int64_t stops, int64_t capacity, const int64_t *drawn, const float *drawn_logprob,
-    const int64_t *stop_ids, int64_t *token, int64_t *count, const int64_t *limit, int64_t *confident, int32_t *tokens,
+    const float *whole, const int64_t *stop_ids, int64_t *token, int64_t *count, const int64_t *limit, int64_t *confident, int32_t *tokens,
     float *logprobs, float confidence, int64_t most_confident, int64_t *code, int64_t threads)
 {
     (void)threads;
@@ -106,7 +106,7 @@ void record(int64_t rows, int64_t stops, int64_t capacity, const int64_t *drawn,
         tokens[at] = (int32_t)drawn[r];
         logprobs[at] = drawn_logprob[r];
         token[r] = drawn[r];
-        confident[r] = drawn_logprob[r] > confidence ? confident[r] + 1 : 0;
+        confident[r] = whole[r] > confidence ? confident[r] + 1 : 0;
         code[r] = confident[r] >= most_confident ? 3 : count[r] >= limit[r] ? 4 : 0;
         for (int64_t i = stops - 1; i >= 0; i--)
             if (stop_ids[r * stops + i] == drawn[r])
