@@ -16,7 +16,7 @@ from lightning_cispo.rl.packing import MicroBatch, pack
 from lightning_cispo.rl.statistics import UpdateSums
 from lightning_cispo.train.console import Console
 from lightning_cispo.train.ended import RunEnded, finite_or_ended
-from lightning_cispo.train.learner_group import Outcome, StepReport
+from lightning_cispo.train.learner_group import LearnerGroup, Outcome, StepReport
 from lightning_cispo.train.loop import learn
 from lightning_cispo.train.run import Run
 from lightning_cispo.train.skipped import SkippedUpdates
@@ -145,6 +145,17 @@ def test_a_checkpoint_that_is_refused_leaves_the_good_ones(tmp_path):
     with pytest.raises(RunEnded, match="no longer finite: lm_head.weight: holds NaN or infinity; no checkpoint"):
         run.save()
     assert [path.name for path in finished_checkpoints(run.folder / "checkpoints")] == ["step-000001"]
+
+
+@pytest.mark.parametrize("stored", [[0.5, math.nan], [math.inf], None])
+def test_an_expert_load_that_is_not_finite_is_not_taken_over(monkeypatch, stored):
+    """Of a checkpoint from a step without a counted token, as earlier versions took it."""
+    learners = object.__new__(LearnerGroup)
+    monkeypatch.setattr(learners, "_all", lambda *_: None, raising=False)
+    learners.restore("a", [0.5, 0.5])
+    assert learners.expert_load_E == [0.5, 0.5]
+    learners.restore("a", stored)
+    assert learners.expert_load_E is None
 
 
 def test_other_errors_pass():
