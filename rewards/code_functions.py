@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_cispo.rewards.fences import blocks
 from lightning_cispo.rewards.sandbox.box import Box
+from lightning_cispo.rewards.sandbox.frames import MAX_TESTS_FRAME_BYTES
 from lightning_cispo.rewards.sandbox.run import Ended, Late, Run, SandboxError
 
 _TESTS_MEMORY_MB = 1024
@@ -68,11 +69,11 @@ def _conversation(run: Run, judging: Run, count: int, timeout_s: float) -> list[
     gone, frames = "", 0
     while True:
         try:
-            frame = judging.receive()
+            frame = judging.receive(MAX_TESTS_FRAME_BYTES)
         except Late:
             return [f"timeout: the tests weren't done after {2 * timeout_s:g} s"] * count
         except Ended as error:
-            if frames > 1:  # the first asks for names
+            if frames:
                 return [f"error: the tests ended on what the code returned: {error}"] * count
             raise SandboxError(f"the tests ended by themselves: {error}") from None
         kind, body = frame[:1], frame[1:]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
-MAX_FRAME_BYTES = 4 << 20
+MAX_FRAME_BYTES = 4 << 20  # of what the judged code writes
+MAX_TESTS_FRAME_BYTES = 48 << 20  # of the tests': what they were given in several frames may go back in one
 LENGTH = struct.Struct(">I")
 
 

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BACKSTOP = 10.0  # times the limit, by the clock, plus
-_BACKSTOP_S = 20.0
+_FACTOR, _MORE_S = 10.0, 60.0  # of the limit by the clock
 _LEAST_S = 0.005  # between two looks at a process that is late by the clock
-BRIEF_S = 0.005  # waits up to this long count by the clock: looking costs more
 
 
 def backstop(seconds: float) -> float:
     """Seconds by the clock after which a run with this limit is given up, whoever is to blame."""
-    return BACKSTOP * seconds + _BACKSTOP_S
+    return _FACTOR * seconds + _MORE_S
 
 
 class Starved(Exception):
@@ -27,69 +25,67 @@ class Starved(Exception):
 
 
 class Meter:
-    """`seconds` of one process, given by a descriptor of it (pidfd; -1: only the clock). Time counts between `start`
-    and `stop`."""
+    """`seconds` of one process, given by a descriptor of it (pidfd; -1: only the clock).
+
+    The clock runs while something is awaited of the process. Only once that is as long as the limit are the
+    statistics read: what they say was waited for a processor is taken off.
+    """
 
     def __init__(self, seconds: float, process: int):
-        self.seconds, self._spent = seconds, 0.0
+        self.seconds = seconds
         self._pid = _pid(process)
         self._end = time.monotonic() + backstop(seconds)
-        self._seen_cpu = self._seen_delay = 0.0
-        self._began: tuple[float, float, float] | None = None
-
-    def start(self) -> None:
-        self._began = self._now()
-
-    def stop(self) -> None:
-        self._spent = self.spent()
-        self._began = None
+        self._awaited = 0.0
+        self._since: float | None = None
+        self._cpu = self._delay = 0.0
+        self._first = self._waited()
 
     @contextmanager
-    def brief(self) -> Iterator[None]:
-        """Count what is done here by the clock."""
-        began = time.monotonic()
+    def awaiting(self) -> Iterator[None]:
+        """Let the clock run."""
+        self._since = time.monotonic()
         try:
             yield
         finally:
-            self._spent += time.monotonic() - began
-
-    def spent(self) -> float:
-        """Seconds so far. CPU time may exceed the clock's where several threads compute."""
-        if self._began is None:
-            return self._spent
-        clock, cpu, delay = (now - before for now, before in zip(self._now(), self._began))
-        return self._spent + max(0.0, cpu, clock - delay)
+            self._awaited, self._since = self._clock(), None
 
     def left(self) -> float:
         """Seconds until the next look; 0 if there are none left. Raises Starved."""
+        left = self.seconds - self._clock()
+        if left > 0:
+            return left
         left = self.seconds - self.spent()
         if left <= 0:
             return 0.0
         if time.monotonic() >= self._end:
-            raise Starved(f"{self._spent:.1f} of {self.seconds:g} s in {backstop(self.seconds):g} s by the clock")
+            raise Starved(f"{self.spent():.1f} of {self.seconds:g} s in {backstop(self.seconds):g} s by the clock")
         return max(_LEAST_S, left)
 
-    def _now(self) -> tuple[float, float, float]:
-        """The clock, the process's CPU time, and the time that it and this thread waited for a processor."""
-        return time.monotonic(), self._cpu(), self._delay() + _waited(Path("/proc/thread-self"))
+    def spent(self) -> float:
+        """Seconds so far. CPU time may exceed the clock's where several threads compute."""
+        return max(0.0, self._computed(), self._clock() - (self._waited() - self._first))
 
-    def _cpu(self) -> float:
+    def _clock(self) -> float:
+        return self._awaited + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def _computed(self) -> float:
+        """The process's CPU time; of one that has ended what was seen last."""
         if self._pid:
             try:
-                self._seen_cpu = time.clock_gettime(~self._pid << 3 | 2)
+                self._cpu = time.clock_gettime(~self._pid << 3 | 2)
             except OSError:
-                pass  # it has ended: what was seen last
-        return self._seen_cpu
+                pass
+        return self._cpu
 
-    def _delay(self) -> float:
-        """The longest wait of a thread: those that compute at the same time wait at the same time."""
+    def _waited(self) -> float:
+        """For a processor: this thread, and the longest waiting one of the process, whose threads wait side by side."""
         if self._pid:
             try:
                 tasks = list(Path(f"/proc/{self._pid}/task").iterdir())
-                self._seen_delay = max(map(_waited, tasks), default=self._seen_delay)
+                self._delay = max(map(_delay, tasks), default=self._delay)
             except OSError:
-                pass
-        return self._seen_delay
+                pass  # it has ended
+        return self._delay + _delay(Path("/proc/thread-self"))
 
 
 def _pid(process: int) -> int:
@@ -103,7 +99,7 @@ def _pid(process: int) -> int:
         return 0
 
 
-def _waited(task: Path) -> float:
+def _delay(task: Path) -> float:
     try:
         return int((task / "schedstat").read_bytes().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import threading
-from types import CoroutineType
 from typing import Any
 
 from lightning_cispo.rewards.sandbox import values
 from lightning_cispo.rewards.sandbox.errors import MAX_ERROR_CHARS, Gone, Raised, describe, rebuilt, spoken
+from lightning_cispo.rewards.sandbox.facts import facts_of
 from lightning_cispo.rewards.sandbox.frames import read_frame, write_frame
-from lightning_cispo.rewards.sandbox.proxies import OPERATIONS, PROTOCOL, Proxy, proxy_class
+from lightning_cispo.rewards.sandbox.proxies import OPERATIONS, PROTOCOL, Proxy, proxy_class, take
 from lightning_cispo.rewards.sandbox.values import Node, NotPlain
 from lightning_cispo.rewards.sandbox.wire import Table
 
@@ -32,6 +32,7 @@ class Peer:
         self._foreign_numbers: dict[int, int] = {}
         self._errors: list[BaseException] = []  # that were raised here and went to the other side
         self._came: dict[int, int] = {}  # the other side's number of an exception that is raised here
+        self._late: dict[int, BaseException] = {}  # that ended an iterator behind items that were taken
         self._kept: list[Any] = []  # so that no two of them have one id
         self._lock = threading.RLock()
 
@@ -39,14 +40,16 @@ class Peer:
         """What the other side makes of it. Raises what that raised, Raised or Gone."""
         with self._lock:
             self.requests += 1
-            table = Table(self)
-            write_frame(self.writer, b"Q" + self.sent(table, [operation, *operands]))
+            table, body = self.sent([operation, *operands])
+            write_frame(self.writer, b"Q" + body)
             while (frame := self._frame())[:1] == b"Q":
                 write_frame(self.writer, self.serve(frame[1:]))
             return self._outcome(operation, table, frame)
 
-    def sent(self, table: Table, message: list[Any]) -> bytes:
-        return table.dump(message)
+    def sent(self, message: list[Any]) -> tuple[Table, bytes]:
+        """The request as bytes, and the table of what is in it. Raises NotPlain."""
+        table = Table(self)
+        return table, table.dump(message)
 
     def may_meet(self, proxy: Proxy, other: Any) -> bool:
         return True
@@ -82,6 +85,8 @@ class Peer:
         if operation == "plain":
             found = values.kind_of(operands[0])
             return found.copy(operands[0]) if found else values.exact(operands[0])
+        if operation == "take":
+            return take(operands[0], self._late)
         if operation == "await":
             import asyncio
 
@@ -111,19 +116,9 @@ class Peer:
         return self._foreign[number]
 
     def _facts(self, value: Any) -> dict[str, Any]:
-        """What the other side must know of an object to stand for it."""
-        is_class = isinstance(value, type)
-        kinds = [kind for kind in type(value).__mro__ if kind not in (object, type)]
-        protocol = [name for name in PROTOCOL if any(vars(kind).get(name) is not None for kind in kinds)]
-        facts: dict[str, Any] = {"name": (value if is_class else type(value)).__name__, "protocol": protocol}
-        if is_class:
-            facts |= {"class": True, "protocol": [*protocol, "__call__"]}
-            if issubclass(value, BaseException):
-                facts["bases"] = [self._base(base) for base in value.__bases__ if issubclass(base, BaseException)]
-        elif isinstance(value, (int, float, str, *values.BY_TYPE)):
-            facts["plain"] = True
-        elif isinstance(value, CoroutineType):
-            facts["coroutine"] = True
+        facts = facts_of(value)
+        if isinstance(value, type) and issubclass(value, BaseException):
+            facts["bases"] = [self._base(base) for base in value.__bases__ if issubclass(base, BaseException)]
         return facts
 
     def _base(self, kind: type) -> Node:
@@ -178,7 +173,7 @@ class Peer:
         except Exception:
             return Raised("it raised what is no exception")
         flow = not isinstance(error, Exception) or isinstance(error, (StopIteration, StopAsyncIteration))
-        if flow and not (operation == "next" and isinstance(error, StopIteration)):
+        if flow and not (operation in ("next", "take") and isinstance(error, StopIteration)):
             return Raised(str(text)[:MAX_ERROR_CHARS])
         self._came[id(error)] = theirs
         self._kept.append(error)

@@ -8,8 +8,10 @@ say that it is equal, so it never meets their data in an operator, unless the te
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+
+from lightning_cispo.rewards.sandbox.values import is_inline
 
 UNARY: dict[str, Callable[..., Any]] = {
     "len": len, "iter": iter, "next": next, "reversed": reversed, "bool": bool, "str": str, "repr": repr, "hash": hash,
@@ -51,6 +53,10 @@ PLAIN_METHODS = {
 }
 
 
+ONE_BY_ONE = 64  # items of an iterator before several are asked for at once
+MAX_TAKEN, MAX_TAKEN_CHARS = 1000, 1000  # items then, and their length
+
+
 class Peer(Protocol):
     def request(self, operation: str, *operands: Any) -> Any: ...
 
@@ -64,11 +70,11 @@ class Peer(Protocol):
 class Proxy:
     """`_facts` are what the other side says of the object: its class's name and what of Python's protocol that has."""
 
-    __slots__ = ("__weakref__", "_facts", "_peer")
+    __slots__ = ("__weakref__", "_ahead", "_facts", "_peer", "_taken")
 
     def __init__(self, peer: Peer, facts: dict[str, Any]):
-        object.__setattr__(self, "_peer", peer)
-        object.__setattr__(self, "_facts", facts)
+        for name, value in (("_peer", peer), ("_facts", facts), ("_ahead", []), ("_taken", 0)):
+            object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if not self._peer.may_ask(name):
@@ -105,7 +111,9 @@ def proxy_class(facts: dict[str, Any]) -> type[Proxy]:
     methods: dict[str, Any] = {"__slots__": ()}
     for dunder in facts["protocol"]:
         name = dunder.strip("_")
-        if name in UNARY or name in ("getitem", "setitem", "delitem", "format"):
+        if name == "next" and facts.get("iterator"):
+            methods[dunder] = _next
+        elif name in UNARY or name in ("getitem", "setitem", "delitem", "format"):
             methods[dunder] = _passed(name)
         elif name in COMPARED or name in ARITHMETIC:
             methods[dunder] = _met(name)
@@ -129,6 +137,16 @@ def _passed(name: str) -> Callable[..., Any]:
     return lambda self, *operands: self._peer.request(name, self, *operands)
 
 
+def _next(self: Proxy) -> Any:
+    """One by one at first; from a long iterator several at a time, since each way to the other side costs."""
+    if not self._ahead:
+        object.__setattr__(self, "_taken", self._taken + 1)
+        if self._taken < ONE_BY_ONE:
+            return self._peer.request("next", self)
+        self._ahead.extend(reversed(self._peer.request("take", self)))
+    return self._ahead.pop()
+
+
 def _met(name: str, swapped: bool = False) -> Callable[..., Any]:
     def meet(self: Proxy, other: Any) -> Any:
         if not isinstance(other, Proxy) and not self._peer.may_meet(self, other):
@@ -147,3 +165,16 @@ def _call(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
 def _exit(self: Proxy, kind: Any, error: Any, trace: Any) -> bool:
     swallowed = self._peer.request("exit", self, kind, error, None)
     return bool(swallowed) and not isinstance(error, AssertionError)
+
+
+def take(iterator: Iterator[Any], late: dict[int, BaseException]) -> list[Any]:
+    """The next items, at least one; more while they are short. What ends it behind those is kept in `late`."""
+    if id(iterator) in late:
+        raise late.pop(id(iterator))
+    items = [next(iterator)]
+    try:
+        while len(items) < MAX_TAKEN and is_inline(items[-1]) and len(str(items[-1])) < MAX_TAKEN_CHARS:
+            items.append(next(iterator))
+    except BaseException as error:
+        late[id(iterator)] = error
+    return items

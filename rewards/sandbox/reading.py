@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_cispo.rewards.sandbox.wire import Table
 
 MAX_FIELDS = 100
+MAX_DEPTH = 100  # of tuples in tuples, below what can be written: what was read can be passed on
 
 
 class Reader:
@@ -20,6 +21,7 @@ class Reader:
         self.table, self.start = table, len(table.objects)
         self.nodes = nodes
         self.ready = [True] * self.start + [False] * len(nodes)
+        self.depths = [0] * len(self.ready)
         table.objects += [None] * len(nodes)
         table.nodes += nodes
 
@@ -32,6 +34,7 @@ class Reader:
                 self._put(number, self._made(node))
         for number in immutable:  # the writer numbers what they hold before them
             tag, *rest = self.table.nodes[number]
+            self._deepen(number, rest)
             if tag == "n":
                 self._put(number, _named(rest[0], rest[1], [self._value(ref) for ref in rest[2:]]))
             elif tag == "x":
@@ -46,6 +49,12 @@ class Reader:
         for number in sorted(filled, key=lambda n: order.get(self.table.nodes[n][0], 2)):
             self._fill(number, [self._value(ref) for ref in parts[number]])
         return self._value(root)
+
+    def _deepen(self, number: int, refs: list[Ref]) -> None:
+        inner = [ref[0] for ref in refs if type(ref) is list and len(ref) == 1 and type(ref[0]) is int]
+        self.depths[number] = 1 + max((self.depths[n] for n in inner if 0 <= n < len(self.depths)), default=0)
+        if self.depths[number] > MAX_DEPTH:
+            raise NotPlain(f"a value nested more than {MAX_DEPTH} deep")
 
     def _made(self, node: Node) -> Any:
         tag, *rest = node
@@ -109,8 +118,8 @@ def _set_state(value: Any, parts: list[Any]) -> None:
 
 
 def _named(name: Any, fields: Any, parts: list[Any]) -> Any:
-    if len(fields) > MAX_FIELDS:
-        raise NotPlain(f"a tuple of {len(fields)} names")
+    if len(fields) > MAX_FIELDS or any(hasattr(tuple, str(field)) for field in fields):
+        raise NotPlain("a tuple with such names")
     return namedtuple(str(name), [str(field) for field in fields])(*parts)  # type: ignore[misc]
 
 

@@ -7,7 +7,7 @@ import select
 from typing import Protocol
 
 from lightning_cispo.rewards.sandbox.frames import LENGTH, MAX_FRAME_BYTES
-from lightning_cispo.rewards.sandbox.meter import BRIEF_S, Meter, Starved
+from lightning_cispo.rewards.sandbox.meter import Meter, Starved
 
 
 class SandboxError(Exception):
@@ -54,10 +54,10 @@ class Run:
             except BrokenPipeError:
                 raise Ended("it doesn't listen any more") from None
 
-    def receive(self) -> bytes:
+    def receive(self, most: int = MAX_FRAME_BYTES) -> bytes:
         """One frame. Raises Ended or Late."""
         (length,) = LENGTH.unpack(self._exactly(LENGTH.size))
-        if length > MAX_FRAME_BYTES:
+        if length > most:
             raise Ended(f"it announced {length} bytes")
         return self._exactly(length)
 
@@ -74,12 +74,9 @@ class Run:
 
     def wait(self) -> int:
         """The exit code, once it has ended by itself. Raises Late."""
-        self.meter.start()
-        try:
+        with self.meter.awaiting():
             while self.code is None:
                 self.code = self.box.exit_code(self._seconds())
-        finally:
-            self.meter.stop()
         return self.code
 
     def finish(self) -> int:
@@ -118,15 +115,9 @@ class Run:
     def _wait(self, descriptor: int, event: int) -> None:
         poller = select.poll()
         poller.register(descriptor, event)
-        with self.meter.brief():
-            if poller.poll(BRIEF_S * 1000):
-                return
-        self.meter.start()
-        try:
+        with self.meter.awaiting():
             while not poller.poll(self._seconds() * 1000):
                 pass
-        finally:
-            self.meter.stop()
 
     def _seconds(self) -> float:
         """Until the next look at the meter. Raises Late, or SandboxError where the machine is too busy to judge."""

@@ -28,8 +28,8 @@ def trust(texts: list[str], names: Iterable[str], entry: str, prose: str) -> Tru
     """`names` are the answer's, `entry` what `candidate` is, `prose` what the question says."""
     about = _About({*names, "candidate"}, {})
     known = -1
-    while known < len(about.holds):  # a name may be used above the line that gives it a value
-        known = len(about.holds)
+    while known < len(about.holds) + len(about.aliases):  # a name may be used above the line that gives it a value
+        known = len(about.holds) + len(about.aliases)
         for tree in map(tree_of, texts):
             about.visit(tree)
     classes = {name for name in about.names if about.is_class(entry if name == "candidate" else name, name, prose)}
@@ -46,21 +46,24 @@ class _About(ast.NodeVisitor):
 
     def __init__(self, names: set[str], holds: dict[str, str]):
         self.names, self.holds = names, holds
+        self.aliases: dict[str, str] = {}  # parameters of the tests' functions that are given one of the names
+        self.functions: dict[str, list[str]] = {}
         self.attributes: dict[str, set[str]] = {}
         self.operands: set[str] = set()
-        self.checked: set[str] = set()  # by isinstance or except
+        self.checked: set[str] = set()  # by isinstance or except, or told to do something without a result
         self.paired: set[str] = set()  # that meet objects of their own kind
 
     def is_class(self, called: str, name: str, prose: str) -> bool:
         said = re.search(rf"\bclass\s+[`'\"*]*{re.escape(called)}\b|\b{re.escape(called)}[`'\"*]*\s+class\b", prose)
-        camel = re.fullmatch(r"(?:[A-Z]+[a-z0-9]+)+[A-Z]*", called) and name in {*self.attributes, *self.paired}
+        capital = called[:1].isupper() and name in {*self.attributes, *self.paired}
         asked = self.attributes.get(name, set()) - PLAIN_METHODS
-        return bool(said or camel or asked) or name in self.checked
+        return bool(said or capital or asked) or name in self.checked
 
     def of(self, node: ast.expr) -> str | None:
         """Whose object an expression is."""
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.names:
-            return node.func.id
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called = self.aliases.get(node.func.id, node.func.id)
+            return called if called in self.names else None
         if isinstance(node, ast.Name):
             return self.holds.get(node.id)
         if isinstance(node, ast.BinOp):
@@ -119,7 +122,21 @@ class _About(ast.NodeVisitor):
         if len(names) == 2 and names[0] == names[1]:
             self.paired.add(names[0])
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.functions[node.name] = [argument.arg for argument in node.args.args]
+        self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
+            if name := self.of(node.value.func.value):
+                self.checked.add(name)
+        self.generic_visit(node)
+
     def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Name):
+            for parameter, given in zip(self.functions.get(node.func.id, ()), node.args):
+                if isinstance(given, ast.Name) and given.id in self.names:
+                    self.aliases[parameter] = given.id
         if isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass") and len(node.args) == 2:
             self.checked |= {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)} & self.names
         self.generic_visit(node)

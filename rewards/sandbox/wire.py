@@ -19,20 +19,17 @@ from lightning_cispo.rewards.sandbox.writing import Writer
 class Table:
     """The objects of a request and its answer, by number, with the nodes that described them."""
 
-    def __init__(self, owner: Owner):
-        self.owner = owner
+    def __init__(self, owner: Owner, most_bytes: int = MAX_FRAME_BYTES):
+        self.owner, self.most_bytes = owner, most_bytes
         self.objects: list[Any] = []
         self.nodes: list[list[Any]] = []
 
     def dump(self, value: Any) -> bytes:
         """Raises NotPlain."""
         writer = Writer(self)
-        try:
-            root = writer.ref(value)
-            body = json.dumps({"nodes": writer.added, "root": root, "changed": writer.changed()}).encode()
-        except RecursionError:
-            raise NotPlain("a value nested too deep") from None
-        if len(body) > MAX_FRAME_BYTES - 16:
+        root = writer.ref(value)
+        body = json.dumps({"nodes": writer.added, "root": root, "changed": writer.changed()}).encode()
+        if len(body) > self.most_bytes - 16:
             raise NotPlain(f"a value of {len(body)} bytes")
         return body
 

@@ -6,10 +6,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lightning_cispo.rewards.sandbox import values
-from lightning_cispo.rewards.sandbox.values import CLASSES, Node, Ref
+from lightning_cispo.rewards.sandbox.values import CLASSES, Node, NotPlain, Ref
 
 if TYPE_CHECKING:
     from lightning_cispo.rewards.sandbox.wire import Table
+
+MAX_DEPTH = 150
 
 
 class Writer:
@@ -19,6 +21,7 @@ class Writer:
         self.table, self.known = table, len(table.objects)
         self.numbers = {id(value): number for number, value in enumerate(table.objects)}
         self.added: list[Node] = []
+        self.depth = 0  # of tuples in tuples: what can change is filled in later
         self.unfilled: list[int] = []
 
     def ref(self, value: Any) -> Ref:
@@ -49,7 +52,11 @@ class Writer:
             return value
         if id(value) in self.numbers:
             return [self.numbers[id(value)]]
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotPlain(f"a value nested more than {MAX_DEPTH} deep")
         node = self._described(value)
+        self.depth -= 1
         number = self._add(value, node)
         if node[0] in values.FILLED:
             self.unfilled.append(number)

@@ -18,7 +18,7 @@ RIGHT, WRONG = cases("objects_right"), cases("objects_wrong")
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(code={"timeout_s": 4.0}) as grader:
+    with Grader(processes=2, code={"timeout_s": 1.0}) as grader:
         yield grader
 
 
@@ -50,7 +50,7 @@ def test_objects_in_the_place_of_values_win_nothing(grader: Grader, name: str) -
 
 
 def test_arguments_that_cannot_be_sent_mask(grader: Grader) -> None:
-    verdict = ask(grader, SAME, {"tests": ["assert same('x' * (5 << 20))"]})
+    verdict = ask(grader, SAME, {"tests": ["assert same('x' * (50 << 20))"]})
     assert (verdict.reward, verdict.status) == (None, Status.infra_error)
     assert "they pass on a value of" in verdict.error
 
