@@ -23,7 +23,7 @@ from lightning_cispo.rewards.answer import final_text
 from lightning_cispo.rewards.judgement import Call, Decision
 from lightning_cispo.rewards.sandbox.levels import Isolation
 from lightning_cispo.rewards.sandbox.meter import backstop
-from lightning_cispo.rewards.sandbox.names import plan
+from lightning_cispo.rewards.sandbox.names import foreign_modules, plan
 from lightning_cispo.rewards.verdict import Problem
 
 MAX_CODE_CHARS = 100_000
@@ -103,6 +103,8 @@ def _check_form(tests: Any) -> str | None:
 
 
 def _check_names(tests: Mapping[str, Any]) -> str | None:
+    if foreign := foreign_modules((tests.get("setup", ""), *tests["tests"])):
+        return f"the tests import {', '.join(sorted(foreign))}: only the standard library is inside the sandbox"
     entry, prelude = tests.get("entry_point", ""), tests.get("prelude", "")
     if entry and (error := _unparsable(entry, "eval")):
         return f"'entry_point' is no Python expression: {error}"

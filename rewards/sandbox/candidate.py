@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import linecache
+import random
 import site
 import sys
 from types import ModuleType
@@ -35,6 +38,7 @@ def serve(reader: int, writer: int, errors: int) -> int:
         return 1
     write_frame(writer, b"{}")
     peer = Solution(reader, writer, module)
+    builtins.input = peer.input
     while True:
         try:
             body = read_frame(reader)
@@ -43,16 +47,42 @@ def serve(reader: int, writer: int, errors: int) -> int:
         write_frame(writer, peer.serve(body[1:]))
 
 
+_set_random = random.setstate
+
+
 class Solution(Peer):
+    """What the code prints while it is called, and what it asks for by `input`, is the tests' affair."""
+
     def __init__(self, reader: int, writer: int, module: ModuleType):
         super().__init__(reader, writer)
         self.module = module
+        sys.stdout = self.printed = io.StringIO()
+
+    def input(self, prompt: object = "", /) -> Any:
+        return self.request("input", str(prompt))
 
     def perform(self, operation: str, operands: list[Any]) -> Any:
-        """Also `names`: what the code has under each of some names, and which of the tests' classes it has too."""
+        """Also `names`: what the code has under each of some names, and which of the tests' classes it has too; and
+        `random`: to go on from the tests' random numbers."""
+        if operation == "random":
+            return _set_random(operands[0])
         if operation != "names":
-            return super().perform(operation, operands)
+            try:
+                return super().perform(operation, operands)
+            finally:
+                self._tell()
         names, shared = operands
         known = self.module.__dict__
         self.shared = {name: known[name] for name in shared if isinstance(known.get(name), type)}
         return [{name: known[name] for name in names if name in known}, list(self.shared)]
+
+    def request(self, operation: str, *operands: Any) -> Any:
+        self._tell()
+        return super().request(operation, *operands)
+
+    def _tell(self) -> None:
+        text = self.printed.getvalue()
+        if text:
+            self.printed.seek(0)
+            self.printed.truncate()
+            super().request("print", text)

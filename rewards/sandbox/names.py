@@ -152,6 +152,17 @@ def _needed(names: set[str], whole: dict[str, ast.stmt]) -> tuple[set[str], list
     return seen, [statement for number, statement in order.items() if number in chosen]
 
 
+def foreign_modules(texts: Iterable[str]) -> set[str]:
+    """What pieces of code import from outside the standard library."""
+    found: set[str] = set()
+    for node in (node for text in texts for node in ast.walk(tree_of(text))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." if node.level else (node.module or "").partition(".")[0])
+    return found - sys.stdlib_module_names
+
+
 def _has_attributes(name: str, tests: list[str], setup: str) -> bool:
     nodes = (node for text in (setup, *tests) for node in ast.walk(tree_of(text)) if isinstance(node, ast.Attribute))
     return any(isinstance(node.value, ast.Name) and node.value.id == name for node in nodes)

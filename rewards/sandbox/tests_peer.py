@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from lightning_cispo.rewards.sandbox.errors import describe
@@ -42,7 +45,24 @@ class TestsPeer(Peer):
         super().__init__(reader, writer)
         self.shared: Any = Shared(names, set())
         self.trust = Trust()
+        self._seeded = False
+        for name in ("seed", "setstate"):
+            setattr(random, name, self._noted(getattr(random, name)))
         self.failed: str | None = None
+
+    def _noted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def seed(*args: Any, **kwargs: Any) -> None:
+            function(*args, **kwargs)
+            self._seeded = True
+
+        return seed
+
+    def request(self, operation: str, *operands: Any) -> Any:
+        """From the tests' seed on the answer's random numbers are the tests'."""
+        if self._seeded:
+            self._seeded = False
+            super().request("random", random.getstate())
+        return super().request(operation, *operands)
 
     def sent(self, message: list[Any]) -> tuple[Table, bytes]:
         table = Table(self, MAX_TESTS_FRAME_BYTES)
@@ -60,6 +80,10 @@ class TestsPeer(Peer):
     def perform(self, operation: str, operands: list[Any]) -> Any:
         """Of the tests' objects the answer may use what it was handed, not what lies behind that. An assertion that
         fails here fails the test, whatever the answer makes of it."""
+        if operation == "print":
+            return sys.stdout.write(str(operands[0]))
+        if operation == "input":
+            return input(*operands)
         if operation in ("get", "set", "del"):
             value, name = operands[:2]
             if type(value).__module__ != MODULE or str(name).startswith("_"):

@@ -60,6 +60,8 @@ def test_humaneval_rows_bring_their_prompt() -> None:
         ({"tests": ["assert f(1)"], "entry_point": "f("}, "'entry_point' is no Python expression"),
         ({"tests": ["assert f(1)"], "entry_point": 3}, "'entry_point' must be a text"),
         ({"tests": ["assert f(1)"], "setup": ["x"]}, "'setup' must be a text"),
+        ({"tests": ["import numpy as np\nassert f(1)"]}, "the tests import numpy: only the standard library"),
+        ({"tests": ["assert f(1)"], "setup": "from a.b import c\nfrom . import d"}, r"the tests import \., a: only"),
         ({"tests": ["assert f(\0)"]}, "a test is no Python"),
         ({"tests": ["def check():\n    assert 1\nyield f(1)"]}, "a test is no Python"),
         ({"tests": ["assert " + "(" * 500 + "f(1)" + ")" * 500]}, "a test is no Python"),
