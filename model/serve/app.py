@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, runner: Runner, name: str, limits: Limits, checked: Any):
         self.runner, self.name, self.limits = runner, name, limits
-        self.metrics = Metrics(runner.engine, lambda: runner.open_requests)
+        self.metrics = Metrics(runner)
         layers = [self.metrics.middleware(), in_shape, checked]
         self.app = web.Application(client_max_size=limits.body_bytes, middlewares=layers)
         self.app.add_routes(

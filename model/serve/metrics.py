@@ -9,17 +9,22 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from lightning_cispo.model.generation.engine import Engine
+from lightning_cispo.model.generation.pages import PagePool
+from lightning_cispo.model.serve.runner import Runner
 
 logger = logging.getLogger(__name__)
 COUNTED = web.RequestKey("tokens", dict[str, int])  # of a request: prompt and completion tokens
 _SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, float("inf"))
 
 
+def _pool(runner: Runner) -> PagePool:
+    return runner.engine.table.pool
+
+
 class Metrics:
     """One registry a server; `middleware` counts and logs, `page` is the route."""
 
-    def __init__(self, engine: Engine, open_requests: Callable[[], int]):
+    def __init__(self, runner: Runner):
         self.registry = CollectorRegistry()
         labels = ("route", "status")
         self._requests = Counter("cispo_requests", "requests answered", labels, registry=self.registry)
@@ -31,12 +36,15 @@ class Metrics:
             registry=self.registry,
         )
         self._tokens = Counter("cispo_tokens", "tokens read (prompt) and sampled", ("kind",), registry=self.registry)
-        pool = engine.table.pool
-        self._gauge("cispo_open_requests", "requests not yet answered", open_requests)
-        self._gauge("cispo_running_sequences", "sequences in decoding slots", lambda: engine.running)
-        self._gauge("cispo_slots", "decoding slots", lambda: engine.slots)
-        self._gauge("cispo_kv_blocks_in_use", "blocks of keys and values in use", lambda: pool.total - pool.available)
-        self._gauge("cispo_kv_blocks", "blocks of keys and values in all", lambda: pool.total)
+        self._gauge("cispo_open_requests", "requests not yet answered", lambda: runner.open_requests)
+        self._gauge("cispo_running_sequences", "sequences in decoding slots", lambda: runner.engine.running)
+        self._gauge("cispo_slots", "decoding slots", lambda: runner.engine.slots)
+        self._gauge(
+            "cispo_kv_blocks_in_use",
+            "blocks of keys and values in use",
+            lambda: _pool(runner).total - _pool(runner).available,
+        )
+        self._gauge("cispo_kv_blocks", "blocks of keys and values in all", lambda: _pool(runner).total)
 
     def _gauge(self, name: str, text: str, value: Callable[[], int]) -> None:
         Gauge(name, text, registry=self.registry).set_function(value)

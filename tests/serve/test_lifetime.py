@@ -18,7 +18,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from lightning_cispo.model.serve.app import Server
+from lightning_cispo.model.serve.app import Limits, Server
+from lightning_cispo.model.serve.guard import guard
 from lightning_cispo.model.serve.runner import Piece
 from lightning_cispo.model.tokenizer import load_tokenizer
 from tests.serve.conftest import command, serving
@@ -104,7 +105,7 @@ class Broken:
 
 async def asked(stream: bool) -> tuple[int, str]:
     body = {"model": "small", "messages": [{"role": "user", "content": "x"}], "stream": stream}
-    server = Server(Broken(), "small", 1)  # type: ignore[arg-type]
+    server = Server(Broken(), "small", Limits(1 << 20, 1000), guard(None, ()))  # type: ignore[arg-type]
     async with TestClient(TestServer(server.app)) as client:
         answer = await client.post("/v1/chat/completions", json=body)
         return answer.status, await answer.text()
