@@ -19,10 +19,13 @@ CHANGEABLE = (
     "rollout.max_restarts",
     "rollout.max_unjudged",
     "rollout.wait_for_verifier_s",
+    "rollout.max_unjudged",
+    "rollout.wait_for_verifier_s",
     "learner.max_skipped_updates",
     "learner.micro_batch_tokens",
     "learner.activation_checkpointing",
     "learner.threads",
+    "learner.max_skipped_updates",
     "rewards.processes",
     "rewards.max_queue",
     "rewards.judge.url",  # of the same model, wherever it is served

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_cispo.configs.schema import DataConfig
 from lightning_cispo.rewards.verdict import Problem
 from lightning_cispo.rl.curriculum import Courses
-from lightning_cispo.rl.data import open_sources
+from lightning_cispo.rl.data.sources import open_sources
 from lightning_cispo.rl.prompts import PATIENCE, PromptMaker, task_problems
 from lightning_cispo.rl.types import Prompt
 

@@ -17,7 +17,8 @@ from lightning_cispo.model.tokenizer import encode, encode_filled, longest_token
 from lightning_cispo.rewards import logic
 from lightning_cispo.rewards.verdict import Problem
 from lightning_cispo.rl.curriculum import Courses
-from lightning_cispo.rl.data import key_of, open_sources
+from lightning_cispo.rl.data.overlap import key_of
+from lightning_cispo.rl.data.sources import open_sources
 from lightning_cispo.rl.types import Prompt
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ def check_files(config: RunConfig) -> None:
         raise ConfigError(f"data.verifier={data.verifier}: {wrong}")
     if not _readable(config):
         return
-    from lightning_cispo.rl.data import DataError, open_sources
+    from lightning_cispo.rl.data.errors import DataError
+    from lightning_cispo.rl.data.sources import open_sources
 
     try:
         open_sources(data, progress=config.tracking.progress)
@@ -55,10 +56,11 @@ def check_enough(config: RunConfig) -> None:
 
 def _readable(config: RunConfig) -> bool:
     """Whether the data sets are read at this point: a plan doesn't download them. Raises ConfigError."""
-    from lightning_cispo.rl.data import DataError, on_disk
+    from lightning_cispo.rl.data.errors import DataError
+    from lightning_cispo.rl.data.names import on_disk
 
     try:
-        return not config.dry_run or on_disk(config.data)
+        return on_disk(config.data) or not config.dry_run
     except DataError as error:
         raise ConfigError(str(error)) from None
 

@@ -10,7 +10,9 @@ from lightning_cispo.configs.schema import LIGHTNING, ModelConfig, Precision, Ru
 from lightning_cispo.launch.ray_cluster import available_cores
 from lightning_cispo.model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
 from lightning_cispo.model.sizes import routing_bytes, tail_bytes
-from lightning_cispo.rl.data import DataError, on_disk, open_sources
+from lightning_cispo.rl.data.errors import DataError
+from lightning_cispo.rl.data.names import on_disk
+from lightning_cispo.rl.data.sources import open_sources
 from lightning_cispo.train.folder import free_name
 from lightning_cispo.train.weights import network_config
 

@@ -22,7 +22,7 @@ from lightning_cispo.model import checkpoint
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.hf_config import CheckpointError
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
-from lightning_cispo.rl.data import open_sources
+from lightning_cispo.rl.data.sources import open_sources
 from lightning_cispo.rl.guard import guarded
 from lightning_cispo.rl.held_out import HeldOut, held_out_prompts
 from lightning_cispo.rl.prompts import training_stream

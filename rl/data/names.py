@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_cispo.configs.schema import DataConfig
 from lightning_cispo.rl.data.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz")
@@ -25,6 +26,25 @@ def files_of(names: Sequence[str]) -> list[Path] | None:
         for path in _expanded(name):
             found[path] = None
     return list(found)
+
+
+def files_by_key(data: DataConfig) -> dict[str, list[Path] | None]:
+    """The files of data.eval and data.train, none where it is unset, None for a data set of the hub.
+
+    Raises DataError in one line that names the key.
+    """
+    found: dict[str, list[Path] | None] = {}
+    for key, names in (("data.eval", data.eval), ("data.train", data.train)):
+        try:
+            found[key] = files_of(names) if names else []
+        except DataError as error:
+            raise DataError(f"{key}={error}") from None
+    return found
+
+
+def on_disk(data: DataConfig) -> bool:
+    """Whether all data sets are files here, of which reading needs no network. Raises DataError for missing ones."""
+    return None not in files_by_key(data).values()
 
 
 def task_name(source: str | Path) -> str:

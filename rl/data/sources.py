@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from lightning_cispo.rewards.math import check_golds
 from lightning_cispo.rewards.verdict import Problem
 from lightning_cispo.rl.data.errors import DataError
 from lightning_cispo.rl.data.files import RawRow, read_file
-from lightning_cispo.rl.data.names import files_of, task_name
+from lightning_cispo.rl.data.names import files_by_key, task_name
 from lightning_cispo.rl.data.overlap import Overlap
 from lightning_cispo.rl.data.rows import Rows
 
@@ -48,12 +48,6 @@ class Sources:
         return found
 
 
-def on_disk(data: DataConfig) -> bool:
-    """Whether all data sets are files here, of which reading needs no network. Raises DataError for missing ones."""
-    names = {"data.eval": data.eval or [], "data.train": data.train or []}
-    return all(_named(key, files_of, given) is not None for key, given in names.items() if given)
-
-
 _opened: dict[str, Sources] = {}
 
 
@@ -64,7 +58,7 @@ def open_sources(data: DataConfig, progress: bool = False) -> Sources:
     what takes seconds. Raises DataError in one line that names the key, the file and the row.
     """
     names = {"data.eval": data.eval or [], "data.train": data.train or []}
-    files = {key: _named(key, files_of, given) if given else [] for key, given in names.items()}
+    files = files_by_key(data)
     identity = repr((data, [_stamp(path) for paths in files.values() for path in paths or []]))
     if identity not in _opened:
         _opened.clear()
@@ -155,13 +149,6 @@ def _hub_rows(name: str, subset: str | None, split: str) -> Iterator[RawRow]:
         raise DataError(f"{name}: neither a file here nor a data set of the hub: {said}") from error
     for number, row in enumerate(rows, 1):
         yield RawRow(f"row {number}", row)
-
-
-def _named(key: str, function: Callable[[Sequence[str]], Any], given: Sequence[str]) -> Any:
-    try:
-        return function(given)
-    except DataError as error:
-        raise DataError(f"{key}={error}") from None
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

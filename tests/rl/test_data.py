@@ -15,7 +15,8 @@ from pyarrow import parquet
 
 from lightning_cispo.configs.schema import ChatTemplate, DataConfig
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
-from lightning_cispo.rl.data import DataError, open_sources
+from lightning_cispo.rl.data.errors import DataError
+from lightning_cispo.rl.data.sources import open_sources
 from lightning_cispo.rl.held_out import held_out_prompts
 from lightning_cispo.rl.prompts import training_stream
 

@@ -14,8 +14,8 @@ import pytest
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.load import load_config
 from lightning_cispo.configs.schema import DataConfig
-from lightning_cispo.rl.data import open_sources
 from lightning_cispo.rl.data.names import task_name
+from lightning_cispo.rl.data.sources import open_sources
 from lightning_cispo.train.lock import sole_user
 from lightning_cispo.train.preflight import preflight
 from lightning_cispo.train.sft import _something_to_do
