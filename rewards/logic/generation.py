@@ -45,7 +45,10 @@ def _sound(family: str, params: Mapping[str, Any], seed: int, index: int) -> tup
     """The index's first problem whose gold can be derived from its question: the library's entry, question and gold."""
     problems = dataset(family, json.dumps(dict(params), sort_keys=True))
     for attempt in range(_ATTEMPTS):
-        made = problems[_position(seed, f"{index}/{attempt}" if attempt else index)]
+        try:
+            made = problems[_position(seed, f"{index}/{attempt}" if attempt else index)]
+        except RuntimeError:  # the library gives up on this one: a maze without room for its goal, say
+            continue
         found = settled(family, made["question"], str(made["answer"]))
         if found:
             return made, *found

@@ -54,6 +54,14 @@ def test_thousands_of_golds_follow_from_their_questions(family):
             "Given that January 1 fell on a Thursday, which weekday occurs on March 30? ",
             "Monday",
         ),
+        ("ab", "A# #A", ""),
+        ("caesar_cipher", "Decrypt this Caesar cipher text: BJSJBM. Provide", "AËRIAL"),
+        (
+            "number_filtering",
+            "Keep all numbers smaller than -16 in this list: ['-85', '-85.0']\nReturn the new list in the same format.",
+            "['-85', '-85']",
+        ),
+        ("simple_equations", "Determine the value of c that satisfies: 0 = 0", "34"),
         (
             "simple_geometry",
             "A convex polygon has 4 sides. The measures of the first 3 interior angles are: 10.0°, 20.0°, 30.0°. ",
@@ -170,3 +178,18 @@ def test_params_that_give_no_sound_problem_are_refused(monkeypatch):
     monkeypatch.setitem(DERIVED, "simple_geometry", never)
     with pytest.raises(ValueError, match="simple_geometry: none of 200 problems in a row has one answer"):
         logic.generate("simple_geometry", {}, 0, 0)
+
+
+def test_a_problem_that_the_library_gives_up_on_is_left_out(monkeypatch):
+    class GivesUp:
+        def __init__(self):
+            self.asked = 0
+
+        def __getitem__(self, position):
+            self.asked += 1
+            if self.asked == 1:
+                raise RuntimeError("Could not find suitable path cell after 1000 attempts")
+            return dataset("gcd", "{}")[position]
+
+    monkeypatch.setattr("lightning_cispo.rewards.logic.generation.dataset", lambda *_: GivesUp())
+    assert logic.generate("gcd", {}, 0, 0).answer

@@ -17,7 +17,9 @@ DERIVED: dict[str, Callable[[str], str]] = {
     "coin_flip": numbers.heads,
     "mahjong_puzzle": boards.mahjong,
     "modulo_grid": boards.modulo,
+    "number_filtering": numbers.numbers_kept,
     "number_format": numbers.extreme,
+    "simple_equations": numbers.equation,
     "simple_geometry": numbers.angle,
     "survo": boards.survo,
     "syllogism": statements.syllogism,
@@ -33,7 +35,12 @@ AMENDED = {
 
 
 def settled(family: str, question: str, answer: str) -> tuple[str, str] | None:
-    """The question and the gold to train on; None where the problem is not sound."""
+    """The question and the gold to train on; None where the problem is not sound.
+
+    No response can give an empty answer, and no shift of the alphabet gives letters beyond it.
+    """
+    if not answer.strip() or (family == "caesar_cipher" and not answer.isascii()):
+        return None
     if family not in DERIVED:
         return question, answer
     try:

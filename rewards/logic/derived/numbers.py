@@ -76,3 +76,30 @@ def heads(question: str) -> str:
     most = least if found[1] == "exactly" else flips
     chance = Fraction(sum(math.comb(flips, k) for k in range(least, most + 1)), 2**flips)
     return f"{chance.numerator}/{chance.denominator}"
+
+
+def equation(question: str) -> str:
+    """simple_equations: of 0 = 0 every number is a solution."""
+    found = re.search(r"([-\d*+ a-z]+) = (-?\d+)$", question.strip())
+    assert found
+    name = next(iter(re.findall(r"\b[a-z]\b", found[1].replace("*", " "))), "")
+    if not name:
+        raise Unsettled("the unknown has gone")
+
+    def left(x: int) -> Fraction:
+        return value(re.sub(rf"\b{name}\b", f"({x})", found[1].split(": ")[-1].strip()))
+
+    at_0, at_1 = left(0), left(1)
+    if at_0 == at_1 or left(7) != at_0 + 7 * (at_1 - at_0):
+        raise Unsettled("not linear in the unknown")
+    return decimal((int(found[2]) - at_0) / (at_1 - at_0))
+
+
+def numbers_kept(question: str) -> str:
+    """number_filtering: the library rewrites an item that equals another in a second spelling."""
+    found = re.search(r"(Keep|Remove) all numbers (larger|smaller) than (\S+) in this list: (\[.*\])", question)
+    assert found
+    bound = Fraction(found[3])
+    larger = found[2] == "larger"
+    fits = {text: Fraction(text) > bound if larger else Fraction(text) < bound for text in ast.literal_eval(found[4])}
+    return str([text for text in ast.literal_eval(found[4]) if fits[text] == (found[1] == "Keep")])

@@ -6,8 +6,6 @@ import math
 import re
 from fractions import Fraction
 
-from lightning_cispo.rewards.logic.derived.numbers import decimal, value
-
 
 def integers(text: str) -> list[int]:
     return [int(found) for found in re.findall(r"-?\d+", text)]
@@ -61,19 +59,6 @@ def gcd(question: str) -> str:
 
 def lcm(question: str) -> str:
     return str(math.lcm(*integers(question)))
-
-
-def equation(question: str) -> str:
-    found = re.search(r"([-\d*+ a-z]+) = (-?\d+)$", question.strip())
-    assert found
-    (name,) = set(re.findall(r"\b[a-z]\b", found[1].replace("*", " ")))
-
-    def left(x: int) -> Fraction:
-        return value(re.sub(rf"\b{name}\b", f"({x})", found[1].split(": ")[-1].strip()))
-
-    at_0, at_1 = left(0), left(1)
-    assert left(7) == at_0 + 7 * (at_1 - at_0)  # linear
-    return decimal((int(found[2]) - at_0) / (at_1 - at_0))
 
 
 def count_bits(question: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import re
 from fractions import Fraction
@@ -49,15 +48,6 @@ def numbers_sorted(question: str) -> str:
     found = re.search(r"in (ascending|descending) order: (.+)", question)
     assert found
     return str(sorted(found[2].split(", "), key=Fraction, reverse=found[1] == "descending"))
-
-
-def numbers_kept(question: str) -> str:
-    found = re.search(r"(Keep|Remove) all numbers (larger|smaller) than (\S+) in this list: (\[.*\])", question)
-    assert found
-    bound = Fraction(found[3])
-    larger = found[2] == "larger"
-    fits = {text: Fraction(text) > bound if larger else Fraction(text) < bound for text in ast.literal_eval(found[4])}
-    return str([text for text in ast.literal_eval(found[4]) if fits[text] == (found[1] == "Keep")])
 
 
 def emoji(question: str) -> str:
