@@ -98,10 +98,10 @@ class Process:
         handle = _handle(self.process)
         try:
             meter = Meter(timeout_s, handle)
-            meter.start()
-            while left := meter.left():
-                if channel.ready(left):
-                    return channel.receive(backstop(timeout_s))
+            with meter.awaiting():
+                while left := meter.left():
+                    if channel.ready(left):
+                        return channel.receive(backstop(timeout_s))
         except (Starved, DeadlinePassed) as error:
             self.stop()
             raise CallStarved(f"too little processor time to judge: {error}") from error
