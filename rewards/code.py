@@ -8,7 +8,7 @@ text if it holds no fence. Tests stand in `Problem.entry`, or as JSON in `Proble
 - of programs: `cases`, pairs of standard input and expected output, compared whole, blanks at line ends aside.
 
 `prelude` is code put before the answer, `prompt` code that the question shows. A helper that stands whole in one of
-them or in `Problem.prompt` is not the answer's to define (`sandbox.names`).
+them or in `Problem.prompt` is there for the answer, and not the answer's to define (`sandbox.names`).
 """
 
 from __future__ import annotations

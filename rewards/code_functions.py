@@ -16,14 +16,16 @@ from lightning_cispo.rewards.sandbox.run import Ended, Late, Run, SandboxError
 _TESTS_MEMORY_MB = 1024
 
 
-def functions(
-    box: Box, tests_box: Box, source: bytes, tests: dict[str, Any], limits: dict[str, Any]
-) -> list[str | None]:
+def functions(box: Box, tests_box: Box, source: str, tests: dict[str, Any], limits: dict[str, Any]) -> list[str | None]:
+    """What is wrong with each test; None for one that passes."""
     timeout_s, count = limits["timeout_s"], len(tests["tests"])
+    order = {key: tests.get(key, "") for key in ("setup", "tests", "entry_point")}
+    question = _question(tests)
     run = box.run("candidate", limits["memory_mb"], timeout_s)
     try:
         try:
-            run.send(source)
+            first = {"source": source, "shown": question["shown"], "entry_point": order["entry_point"]}
+            run.send(json.dumps(first).encode())
             ready = _ready(run.receive())
         except Late:
             return [f"timeout: not done after {timeout_s:g} s"] * count
@@ -33,8 +35,7 @@ def functions(
             return [ready] * count
         judging = tests_box.run("tests", _TESTS_MEMORY_MB, 2 * timeout_s)
         try:
-            order = {key: tests.get(key, "") for key in ("setup", "tests", "entry_point")}
-            judging.send(json.dumps({**order, **_question(tests)}).encode())
+            judging.send(json.dumps({**order, **question}).encode())
             return _conversation(run, judging, count, timeout_s)
         finally:
             judging.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lightning_cispo.rewards.code_functions import functions
@@ -18,12 +19,12 @@ def grade(code: str, tests: dict[str, Any], limits: dict[str, Any]) -> dict[str,
 
     `limits` are the fields of `CodeOptions`.
     """
-    source = (tests.get("prelude", "") + "\n" + code if tests.get("prelude") else code).encode("utf-8", "surrogatepass")
+    source = _after(tests.get("prelude", ""), code)
     partial = limits["partial"]
     try:
         box = _box("code", limits["min_isolation"])
         if "cases" in tests:
-            problems = programs(box, source, tests["cases"], limits, partial)
+            problems = programs(box, source.encode("utf-8", "surrogatepass"), tests["cases"], limits, partial)
         else:
             problems = functions(box, _box("tests", limits["min_isolation"]), source, tests, limits)
     except SandboxError as error:
@@ -39,6 +40,14 @@ def grade(code: str, tests: dict[str, Any], limits: dict[str, Any]) -> dict[str,
     timeout = wrong.startswith("timeout")
     found = {"correct": passed == 1.0, "parts": parts, "error": wrong, "timeout": timeout, "isolation": box.level.value}
     return found
+
+
+def _after(prelude: str, code: str) -> str:
+    """The code behind what goes before it. Imports from the future stay first."""
+    if not prelude:
+        return code
+    future = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
+    return "".join(future.findall(code)) + prelude + "\n" + future.sub("\n", code)
 
 
 def level(min_isolation: str) -> str:

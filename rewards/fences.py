@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from textwrap import dedent
 from typing import NamedTuple
 
 _PYTHON = re.compile(r"(?:\{code-cell\}\s*)?\{?[\s.]*(?:i?python|py|pypy)[\d.]*(?![\w.+#-])", re.IGNORECASE)
@@ -81,14 +80,14 @@ def blocks(text: str) -> list[Block]:
             opened = fence if fence and fence.opens else _inline(line)
             lines, quote = [], ""
         elif fence and not quote and fence.ends(opened):
-            found.append(Block(opened.info, dedent("\n".join([*lines, ""]))))
+            found.append(Block(opened.info, "\n".join([*_less(lines, fence.indent - opened.indent), ""])))
             opened = fence if fence.info else None
             lines = []
         else:
             lines.append(_dedented(line, opened.indent))
             quote = _quote(line, quote) if opened.may_be_python else ""
     if opened is not None:
-        found.append(Block(opened.info, dedent("\n".join(lines))))
+        found.append(Block(opened.info, "\n".join(lines)))
     return found
 
 
@@ -98,7 +97,7 @@ def _fence(line: str) -> Fence | None:
     length = len(text) - len(bare)
     if length < 3:
         return None
-    return Fence(len(line) - len(line.lstrip(" \t")), text[0], length, bare.strip(" \t"))
+    return Fence(_blanks(line), text[0], length, bare.strip(" \t"))
 
 
 def _inline(line: str) -> Fence | None:
@@ -108,8 +107,18 @@ def _inline(line: str) -> Fence | None:
     return Fence(0, "`", 3, info) if fence and before.strip() and info and _PYTHON.fullmatch(info) else None
 
 
+def _less(lines: list[str], blanks: int) -> list[str]:
+    """Without the indentation of the closing fence, where the opening one's isn't to be seen, as behind a bullet."""
+    deep = all(_blanks(line) >= blanks for line in lines if line.strip())
+    return [_dedented(line, blanks) for line in lines] if blanks > 0 and deep else lines
+
+
+def _blanks(line: str) -> int:
+    return len(line) - len(line.lstrip(" \t"))
+
+
 def _dedented(line: str, blanks: int) -> str:
-    return line[min(blanks, len(line) - len(line.lstrip(" \t"))) :]
+    return line[min(blanks, _blanks(line)) :]
 
 
 def _quote(line: str, quote: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import symtable
 import sys
 from collections.abc import Iterable, Iterator
@@ -88,13 +89,26 @@ def _bound(text: str) -> set[str]:
 
 
 def parsed(text: str) -> ast.Module | None:
-    """A question's code. A function at its end may lack its body."""
-    for ending in ("", "\n    pass", "\n        pass"):
-        try:
-            return ast.parse(text + ending)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
+    """A question's code, which may stand behind a text. A function at its end may lack its body."""
+    start = re.search(r"^(?:(?:import|from|def|async def|class)\b|@)", text, re.MULTILINE)
+    for piece in (text, text[start.start() :] if start else ""):
+        for ending in ("", "\n    pass", "\n        pass"):
+            try:
+                return ast.parse(piece + ending)
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                continue
     return None
+
+
+def given(shown: Iterable[str], entry_point: str) -> list[ast.stmt]:
+    """What the question's code gives an answer to build on: imports, whole definitions and plain constants."""
+    whole, _ = _definitions(shown)
+    found = {id(s): s for name, s in whole.items() if name not in _used(entry_point)}
+    return [s for s in found.values() if not (isinstance(s, ast.Assign) and _calls(s))]
+
+
+def _calls(statement: ast.stmt) -> bool:
+    return any(isinstance(node, ast.Call) for node in ast.walk(statement))
 
 
 def _definitions(shown: Iterable[str]) -> tuple[dict[str, ast.stmt], set[str]]:
@@ -104,9 +118,10 @@ def _definitions(shown: Iterable[str]) -> tuple[dict[str, ast.stmt], set[str]]:
     for text in shown:
         for statement in getattr(parsed(text), "body", ()):
             if isinstance(statement, Definition):
-                (open_names.add if _is_open(statement) else lambda name, s=statement: whole.setdefault(name, s))(
-                    statement.name
-                )
+                if _is_open(statement):
+                    open_names.add(statement.name)
+                else:
+                    whole.setdefault(statement.name, statement)
             elif isinstance(statement, (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)):
                 for name in _names_of([statement]):
                     whole.setdefault(name, statement)

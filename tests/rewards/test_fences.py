@@ -69,6 +69,8 @@ AT_MARGIN = 'USAGE = """\n```\nf(1)\n```\n```python\nf(2)\n```\n"""\n\ndef f(x):
         ("- So:\n\n    ```python\n    a\n\n    b\n    ```", "a\n\nb\n"),
         ("\t```python\n\tif a:\n\t\tb\n\t```", "if a:\n\tb\n"),
         ("* ```python\n  a\n  ```", "a\n"),
+        ("```python\n    return a\n```", "    return a\n"),
+        ("- ```python\n      return a\n  ```", "    return a\n"),
         ("  ```python\n  if a:\n      b\n  ```", "if a:\n    b\n"),
         ("Here it is: ```python\na\n```", "a\n"),
         # fences inside
