@@ -40,7 +40,8 @@ class Sampler:
         if plain and (logits_BV.is_cuda or serves(logits_BV)):
             bans = features["min_tokens"] > 0
             drawn = self._drawn(slots, logits_BV, bans)
-            whole_B = self._whole(slots, logits_BV, rows.count[slots], *drawn, features) if bans else None
+            banned = bans and any(sequence.count(clock) <= sequence.request.min_tokens for sequence in sequences)
+            whole_B = self._whole(slots, logits_BV, rows.count[slots], *drawn, features) if banned else None
             watched = _watched(sequences, *drawn, None) if features["watched"] else None
             return self._report(sequences, clock, slots, self._recorded(slots, *drawn, whole_B), features, watched)
         count_B = rows.count[slots].clone()
