@@ -70,8 +70,25 @@ def test_evaluation_of_a_run(folder, tmp_path):
         f"runs_dir={tmp_path}",
         "tracking.mode=disabled",
     )
-    for name in ("pass@1", "avg@4", "pass@2", "pass@4", "[", "chain_sum", "count_bits"):
+    for name in ("pass@1", "avg@4", "pass@2", "pass@4", "[", "chain_sum", "count_bits", "held out after step 3"):
         assert name in out
+
+
+def test_an_evaluation_of_a_run_is_the_runs_own(folder, tmp_path):
+    """Its configuration, its problems, its random streams: the same responses as after the last step."""
+    run("evaluate", f"checkpoint={folder}", "name=again", f"runs_dir={tmp_path}", "tracking.mode=disabled")
+    again, after = (
+        [line for line in metrics(run_) if "eval/problems" in line][-1]
+        for run_ in (tmp_path / "evaluate-again", folder)
+    )
+    assert again["step"] == after["step"] == 3
+    names = {name for name in after if name.startswith("eval/")}
+    assert len(names) > 8 and {name: again[name] for name in names} == {name: after[name] for name in names}
+    responses = [
+        {(line["question"], line["sample"]): line["response"] for line in traces(run_) if line["kind"] == "eval"}
+        for run_ in (tmp_path / "evaluate-again", folder)
+    ]
+    assert len(responses[0]) == 8 and responses[0].items() <= responses[1].items()
 
 
 def test_sft_alone(tmp_path):
