@@ -110,7 +110,8 @@ def test_workers_take_prompts_as_slots_free_up_and_nothing_changes(rollouts, pro
     """Six slots and four samples: two prompts to begin with, the others one by one."""
     few = rollouts(1)
     assert tokens(few.collect(prompts, DRAW)) == tokens(rollouts(2).collect(prompts, DRAW))
-    assert few.metrics()["rollout/queue_s"] < few.metrics()["rollout/tokens_per_s"]
+    metrics = few.metrics()
+    assert metrics["rollout/queue_s"] < metrics["rollout/tokens_per_s"]
 
 
 def test_weights_arrive_while_a_batch_is_under_way(rollouts, prompts):
