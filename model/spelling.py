@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _FALLBACK = re.compile("<0x([0-9A-F]{2})>")  # a byte among SentencePiece's tokens
@@ -32,6 +33,12 @@ def byte_level(tokenizer: Any) -> bool:
     """Whether every token is a sequence of bytes (GPT-2's letters), so that text is their bytes one after the other."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     return set(byte_letters()) >= set("".join(piece for piece in tokenizer.get_vocab() if piece not in added))
+
+
+def spelled_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return what tokens stand for, without decoding them; nothing for ids that the tokenizer does not know."""
+    spelled = spellings(tokenizer)
+    return b"".join(spelled[id] for id in ids if id < len(spelled)).decode(errors="replace")
 
 
 def _decoded(tokenizer: Any, id: int, piece: str) -> bytes:

@@ -19,7 +19,7 @@ from lightning_cispo.model.generation.engine import Engine
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.generation.requests import Completion, EngineStats, Interruption, Request
 from lightning_cispo.model.network import MiniMax
-from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.spelling import spelled_text, spellings
 from lightning_cispo.model.tokenizer import encode, eos_ids, load_tokenizer
 from lightning_cispo.rewards.grader import Grader
 from lightning_cispo.rewards.isolated import cores
@@ -201,11 +201,12 @@ class RolloutWorker:
         sampling = self.config.sampling
         if not sampling.thinking_tokens:
             return None
-        closing, spelled = encode(self.tokenizer, sampling.closing_text), spellings(self.tokenizer)
+        closing = encode(self.tokenizer, sampling.closing_text)
+        spellings(self.tokenizer)  # made now, not at the first look
 
         def closed(ids: np.ndarray) -> bool:
             # Not decoded: this is the engine's thread.
-            return not thinking_open(b"".join(map(spelled.__getitem__, ids.tolist())).decode(errors="replace"))
+            return not thinking_open(spelled_text(self.tokenizer, ids.tolist()))
 
         return Interruption(sampling.thinking_tokens, closing, closed)
 

@@ -20,7 +20,7 @@ from lightning_cispo.model.generation.requests import Completion, Interruption, 
 from lightning_cispo.model.serve.errors import RequestError
 from lightning_cispo.model.serve.options import Options
 from lightning_cispo.model.serve.text import GrowingText
-from lightning_cispo.model.spelling import spellings
+from lightning_cispo.model.spelling import spelled_text
 from lightning_cispo.model.tokenizer import encode, eos_ids
 
 _CLOSING = "\n</think>\n\n"
@@ -126,10 +126,8 @@ class Runner:
         return request
 
     def _interruption(self, tokens: int) -> Interruption | None:
-        spelled = spellings(self.tokenizer) if tokens else []
-
         def closed(response_T: np.ndarray) -> bool:
-            return not thinking_open(b"".join(map(spelled.__getitem__, response_T.tolist())).decode(errors="replace"))
+            return not thinking_open(spelled_text(self.tokenizer, response_T.tolist()))
 
         return Interruption(tokens, encode(self.tokenizer, _CLOSING), closed) if tokens else None
 

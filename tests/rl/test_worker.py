@@ -203,4 +203,6 @@ def test_thinking_that_never_began_is_not_ended(config, worker, prompts):
     open_texts = ["<think>ab", "\n <think>ab", "a<think>b", "<think></think><think>ab", "<think>a</think>b\n<think>c"]
     closed_texts = ["", "ab", "<think>a</think>b", "a</think>", "<think>é</think>"]
     for text in open_texts + closed_texts:
-        assert closed(np.array(encode(worker.tokenizer, text))) is (text in closed_texts), text
+        ids = encode(worker.tokenizer, text)
+        assert closed(np.array(ids)) is (text in closed_texts), text
+        assert closed(np.array([100_000, *ids, 100_000])) is (text in closed_texts), "a token that no tokenizer knows"
