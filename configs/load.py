@@ -12,11 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_cispo.configs.check import check
 from lightning_cispo.configs.errors import ConfigError, first_line, refusals, require
 from lightning_cispo.configs.evaluation import drop_training_data, take_over
+from lightning_cispo.configs.explain import explained
 from lightning_cispo.configs.file import read_yaml, to_yaml
 from lightning_cispo.configs.keys import refuse_unknown, type_of, wanted
 from lightning_cispo.configs.resume import CHANGEABLE, changed_rates, may_change
@@ -192,26 +193,5 @@ def _plain(build: Callable[[], DictConfig], settings: Sequence[Setting]) -> RunC
         refuse_unknown(OmegaConf.to_container(composed))
         config: Any = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explained(error, [setting.typed for setting in settings])) from None
+        raise ConfigError(explained(error, [setting.typed for setting in settings])) from None
     return config
-
-
-def _explained(error: BaseException, overrides: Sequence[str]) -> str:
-    """One line out of Hydra's and OmegaConf's nested ones: the key, the value given, what it must be."""
-    cause: BaseException | None = error
-    while cause is not None and not getattr(cause, "full_key", None):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause or error, (InterpolationResolutionError, GrammarParseError)):
-        named = f"{cause.full_key}: " if cause else ""  # type: ignore[attr-defined]
-        return f"{named}{first_line(cause or error)}; for the text itself write \\${{"
-    if cause is None:
-        return first_line(error)
-    key = str(cause.full_key)  # type: ignore[attr-defined]
-    given = next((line for line in reversed(overrides) if line.lstrip("+").startswith(f"{key}=")), None)
-    if given is None:  # inside a list or mapping, or in a file
-        given = next((line for line in overrides if key.startswith(line.lstrip("+").partition("=")[0] + ".")), "")
-        given = f"{given}: {key}" if given else key
-    try:
-        return f"{given}: must be {wanted(type_of(key))}"
-    except ConfigError:  # the key is only the end of one
-        return f"{given}: {first_line(cause)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 
 _WORD = re.compile(r"\w+")
@@ -35,10 +35,6 @@ class Overlap:
         """Keep a question out of training."""
         self._keys.add(key_of(question))
         self._runs.update(self._runs_of(question))
-
-    def update(self, keys: Iterable[int]) -> None:
-        """Keep whole questions out of training, by their keys."""
-        self._keys.update(keys)
 
     def __contains__(self, question: str) -> bool:
         return key_of(question) in self._keys or any(run in self._runs for run in self._runs_of(question))
