@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+import sympy
+
 from lightning_cispo.rewards.mathematics import values
 from lightning_cispo.rewards.mathematics.evaluated import at_least_as_evaluated
 from lightning_cispo.rewards.mathematics.intervals import FLIPPED
@@ -17,7 +19,7 @@ from lightning_cispo.rewards.mathematics.spelling import unspaced
 from lightning_cispo.rewards.mathematics.units import contradict, split_unit
 from lightning_cispo.rewards.mathematics.words import word
 
-_BASE = re.compile(r"(?<=\w)_ ?\{? ?(\d+) ?\}?$", re.ASCII)
+_BASE = re.compile(r"(?<=[\w}])_ ?\{? ?(\d+) ?\}?$", re.ASCII)
 
 
 class Comparison:
@@ -28,10 +30,11 @@ class Comparison:
 
     def same(self, answer: Shape, gold: Shape) -> bool:
         if gold.kind == "rounded" or _is_numeric_chain(gold):  # 2/3 \\approx 0.67 or 0.56 = 56%: either will do
-            given = answer.items if answer.kind == gold.kind else (answer,)
+            given = answer.items if (answer.kind, answer.signs) == (gold.kind, gold.signs) else (answer,)
             return all(any(self.same(one, asked) for asked in gold.items) for one in given)
         if answer.kind == "rounded":
             return len(answer.items) == 2 and _rounds(*answer.items) and self.same(answer.items[0], gold)
+        answer, gold = _as_written(answer, gold), _as_written(gold, answer)
         if answer.kind == "relation" and gold.kind == "relation":
             return self._relations(answer, gold)
         if answer.kind == "relation":
@@ -42,10 +45,12 @@ class Comparison:
             return False
         if "list" in (answer.kind, gold.kind):
             return self._lists(answer, gold)
+        if {answer.kind, gold.kind} <= {"value", "matrix"} and "value" in (answer.kind, gold.kind):
+            return self._values(answer.text, gold.text)
         if answer.kind != gold.kind:
             return False
-        if gold.kind == "value":
-            return self._values(answer.text, gold.text)
+        if gold.kind == "matrix":
+            return self._ordered(answer.items, gold.items)
         if gold.kind == "union":
             return self._unordered(answer.items, gold.items)
         if gold.kind == "statement":
@@ -68,7 +73,7 @@ class Comparison:
             return self.same(answer.items[1], gold.items[1])
         if self.evaluated and _is_assignment(gold) and gold.items[1].kind == "value":
             value = values.parse(gold.items[1].text)
-            if value is not None and value.is_number:  # x = 4 is not the equation that it solves
+            if isinstance(value, sympy.Expr) and value.is_number:  # x = 4 is not the equation that it solves
                 return False
         return _same_relation(answer, gold)
 
@@ -103,6 +108,8 @@ class Comparison:
     def _values(self, answer: str, gold: str) -> bool:
         if unspaced(answer) == unspaced(gold):
             return True
+        if re.fullmatch("[A-Za-z]", answer) and re.fullmatch("[A-Za-z]", gold):
+            return False  # `E` and `e`, `I` and `i`: other names, whatever they stand for
         wanted_word = word(gold)
         if wanted_word is not None:
             return word(answer, any_length=True) == wanted_word
@@ -120,7 +127,8 @@ class Comparison:
             return False
         if wanted is not None:
             return self._enough(not wanted.evaluated)
-        return self._enough(not wanted_value.is_number or at_least_as_evaluated(given_value, wanted_value))
+        constant = isinstance(wanted_value, sympy.Expr) and wanted_value.is_number
+        return self._enough(not constant or at_least_as_evaluated(given_value, wanted_value))
 
     def _enough(self, evaluated: bool) -> bool:
         if evaluated or not self.evaluated:
@@ -132,9 +140,16 @@ class Comparison:
 def without_base(answer: str, gold: str) -> tuple[str, str]:
     """Drop the base of a gold's digits from both, `17_8`, if the answer has the same one or none."""
     given, wanted = _BASE.search(answer), _BASE.search(gold)
-    if wanted and gold[: wanted.start()].removeprefix("-").isalnum() and (given is None or given[1] == wanted[1]):
-        return answer[: given.start()] if given else answer, gold[: wanted.start()]
+    digits = re.sub(r"\\text\{ ?(\w+) ?\}", r"\1", gold[: wanted.start()]) if wanted else ""
+    if wanted and digits.removeprefix("-").isalnum() and (given is None or given[1] == wanted[1]):
+        given_digits = answer[: given.start()] if given else answer
+        return re.sub(r"\\text\{ ?(\w+) ?\}", r"\1", given_digits), digits
     return answer, gold
+
+
+def _as_written(shape: Shape, other: Shape) -> Shape:
+    """An interval as the inequality that it was written as, if the other is one that is not solved: `-x > -1`."""
+    return shape.written if shape.written and other.kind == "relation" and "=" not in other.signs else shape
 
 
 def _is_assignment(shape: Shape) -> bool:
@@ -151,7 +166,7 @@ def _left(shape: Shape) -> str:
 
 def _rounds(value: Shape, rounded: Shape) -> bool:
     exact, close = values.parse(split_unit(value.text)[0]), literal(rounded.text)
-    return exact is not None and close is not None and values.close(exact, close.value)
+    return isinstance(exact, sympy.Expr) and close is not None and values.close(exact, close.value)
 
 
 def _names(left: Shape) -> bool:
@@ -163,7 +178,7 @@ def _names(left: Shape) -> bool:
 def _same_relation(answer: Shape, gold: Shape) -> bool:
     """Whether two equations or inequalities say the same: their differences are proportional."""
     sides = [item.text for shape in (answer, gold) for item in shape.items if item.kind == "value"]
-    parsed = [side for side in map(values.parse, sides) if side is not None]
+    parsed = [side for side in map(values.parse, sides) if isinstance(side, sympy.Expr)]
     if len(parsed) != 4:
         return False
     given, wanted = parsed[0] - parsed[1], parsed[2] - parsed[3]

@@ -42,9 +42,9 @@ def work_left(value: sympy.Basic) -> Work:
     if not value.args:
         return Work(terms=1)
     if isinstance(value, sympy.exp):
-        return _total([work_left(value.args[0]), Work(terms=1)])
+        return work_left(value.args[0])._replace(terms=1)
     arguments = value.args[:1] if isinstance(value, sympy.log) else value.args
-    return _total([*map(work_left, arguments), Work(terms=1, functions=1)])
+    return _total(list(map(work_left, arguments)))._replace(terms=1, functions=1)
 
 
 def _sum(terms: list[sympy.Basic]) -> Work:

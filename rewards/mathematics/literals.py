@@ -28,7 +28,10 @@ _MAGNITUDE = re.compile(
     r"[ ~]*(?:\\(?:text|mbox|mathrm)\{ ?)?(hundred|thousand|million|billion|trillion)(?: ?\})?$", re.IGNORECASE
 )
 _ZEROS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_PERCENT = re.compile(r"[ ~]*(?:\\?%|(?:\\(?:text|mbox|mathrm)\{ ?)?(?:percent|per cent|pct)(?: ?\})?)$", re.IGNORECASE)
+_PERCENT = re.compile(
+    r"[ ~]*(?:\\?%|(?:\\(?:text|mbox|mathrm)\{ ?)?(?:percentage|percent|per cent|pct)(?: ?\})?)$", re.IGNORECASE
+)
+_SPACED_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?", re.ASCII)
 _WRAPPED = re.compile(r"\(([^()]*)\)|\{([^{}]*)\}")
 
 
@@ -92,6 +95,8 @@ def _signed(text: str) -> tuple[Fraction, bool] | None:
 
 
 def _unsigned(text: str) -> tuple[Fraction, bool] | None:
+    if _SPACED_THOUSANDS.fullmatch(text):
+        text = text.replace(" ", "")
     if mixed := _MIXED.fullmatch(text):
         whole, over, under = plain_number(mixed[1]), int(mixed[2] or mixed[4]), int(mixed[3] or mixed[5])
         if whole is None or not under:

@@ -10,7 +10,8 @@ class Shape(NamedTuple):
     rounded or statement (anything else).
 
     `text` holds a value, a tuple's brackets, or a statement; `signs` what stands between a relation's sides;
-    `name` the variable that an interval was written for, as in `1 < x`.
+    `name` the variable that an interval was written for, as in `1 < x`, and `written` that inequality. A matrix
+    has its text too.
     """
 
     kind: str
@@ -18,3 +19,4 @@ class Shape(NamedTuple):
     items: tuple[Shape, ...] = ()
     signs: tuple[str, ...] = ()
     name: str = ""
+    written: Shape | None = None

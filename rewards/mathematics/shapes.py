@@ -26,6 +26,7 @@ _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _SYMBOL = r"(?:\\[a-zA-Z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w)|')*"
 _VARIABLE = re.compile(rf"{_SYMBOL}(?: ?\( ?{_SYMBOL}(?: ?, ?{_SYMBOL})* ?\))?")
+_LENGTH = re.compile(r"m? ?\\angle ?[A-Z]{1,3}|[A-Z]{2,3}|\| ?[A-Z]{2} ?\||\\(?:overline|text)\{[^{}]*\}")
 _TUPLE_OF_NAMES = re.compile(rf"\( ?{_SYMBOL}(?: ?, ?{_SYMBOL})+ ?\)")
 _CONSTANTS = frozenset(["e", "i", r"\pi", r"\infty"])
 _EITHER_SIGN = re.compile(r"(\\pm|\\mp)(?![A-Za-z])")
@@ -76,7 +77,7 @@ def split(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]:
 def is_variable(text: str) -> bool:
     """Whether a side of an equation is a name for the other: `x`, `f(x)`, `(x, y)`, `a_1`."""
     text = text.strip()
-    return text not in _CONSTANTS and bool(_VARIABLE.fullmatch(text) or _TUPLE_OF_NAMES.fullmatch(text))
+    return text not in _CONSTANTS and any(form.fullmatch(text) for form in (_VARIABLE, _LENGTH, _TUPLE_OF_NAMES))
 
 
 def is_quantity(text: str) -> bool:
@@ -125,7 +126,8 @@ def _related(sides: list[str], signs: list[str], depth: int) -> Shape:
     place = [is_variable(side) for side in sides]
     if sum(place) != 1:
         return relation
-    return intervals.solved(sides[place.index(True)], place.index(True), relation.items, signs) or relation
+    left = intervals.solved(sides[place.index(True)], place.index(True), relation.items, signs)
+    return left._replace(written=relation) if left else relation
 
 
 def _approximated(text: str, depth: int) -> Shape:
@@ -155,7 +157,7 @@ def _enclosed(text: str, depth: int) -> Shape:
     if len(parts) > 1 and all(part.strip() for part in parts) and opening in ("(", "[", r"\langle"):
         brackets = "()" if opening == r"\langle" else opening + closing
         return Shape("tuple", brackets, tuple(read(part, depth + 1) for part in parts))
-    if opening == "(" and closing == ")":
+    if opening + closing == "()" or (opening + closing == "[]" and _MATRIX.fullmatch(content)):
         return read(content, depth + 1)
     return Shape("statement", text)
 
@@ -175,7 +177,7 @@ def _matrix(body: str, text: str, depth: int) -> Shape:
     if not rows or len({len(row) for row in rows}) != 1 or not all(cell.strip() for row in rows for cell in row):
         return Shape("statement", text)
     cells = (Shape("row", items=tuple(read(cell, depth + 1) for cell in row)) for row in rows)
-    return Shape("matrix", items=tuple(cells))
+    return Shape("matrix", text, tuple(cells))
 
 
 def _inside(text: str) -> tuple[str, str, str] | None:

@@ -106,7 +106,8 @@ _OUTSIDE: list[_Spelling] = [
 ]
 _TEXT = re.compile(r"(\\(?:text|mathrm|operatorname|mathbb|mathbf|mathcal|begin|end) ?\{[^{}]*\})")
 _TEXT_OF_MATHEMATICS = re.compile(
-    r"\\(?:text|textrm|mbox|textbf|mathrm)\{ *([+-]?\d[^{}]*|[A-Z](?:(?: *, *| and )[A-Z])+) *\}"
+    r"\\(?:text|textrm|mbox|textbf|mathrm)\{ *"
+    r"([+-]?\d[^{}]*|[^{}A-Za-z]*\d[^{}A-Za-z]*|[A-Z](?:(?: *, *| and )[A-Z])+) *\}"
 )
 _DOLLARS = re.compile(r"^\\\((.*)\\\)$|^\\\[(.*)\\\]$", re.DOTALL)
 _ARGUMENTS = re.compile(r"\\(frac|binom|sqrt)(?![A-Za-z])")

@@ -10,6 +10,7 @@ import random
 import re
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
@@ -17,6 +18,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 _DIGITS = 50  # that a difference is looked at before any simplification
 _POINTS = 6  # random values of the variables at which two expressions are compared
 _CONFIG = ConversionConfig(lowercase_symbols=False)
+Value = Any  # sympy.Expr or sympy.MatrixBase, which mypy knows nothing of
 FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
 # The parser adds an integer to what stands behind it: `2(3)`, `(2)3` and `2\\binom42` would be mixed numbers.
 _PRODUCTS = [
@@ -26,17 +28,17 @@ _PRODUCTS = [
     (re.compile(r"(\\frac\{\d+\}\{\d+\}) ?(?=\\frac|[\d(])"), r"\1\\cdot "),
 ]
 _MIXED = re.compile(r"(?<![\d.\^_{}A-Za-z])(\d+) ?\\frac\{(\d+)\}\{(\d+)\}")
-# Two numbers side by side, a number with a base, signs that are no LaTeX: nothing that has one value.
-_UNREADABLE = re.compile(r"\d\s+\d|(?<![\d_^\]])\d+ ?\{ ?\d|\d ?_|[^\x00-\x7f]")
+# Two numbers side by side, a number with a base, words, signs that are no LaTeX: nothing that has one value.
+_UNREADABLE = re.compile(r"\\text ?\{|\d\s+\d|(?<![\d_^\]])\d+ ?\{ ?\d|\d ?_|[^\x00-\x7f]")
 
 
-def parse(text: str) -> sympy.Expr | None:
-    """Return the expression that a squeezed text is, unevaluated, or None."""
+def parse(text: str) -> Value | None:
+    """Return the expression or matrix that a squeezed text is, unevaluated, or None."""
     return _parse(text)
 
 
 @lru_cache(maxsize=64)
-def _parse(text: str) -> sympy.Expr | None:
+def _parse(text: str) -> Value | None:
     if not text or _UNREADABLE.search(text):
         return None
     text = _MIXED.sub(lambda m: rf"\frac{{{int(m[1]) * int(m[3]) + int(m[2])}}}{{{m[3]}}}", text)
@@ -47,12 +49,12 @@ def _parse(text: str) -> sympy.Expr | None:
         found = latex2sympy(text, is_real=True, normalization_config=None, conversion_config=_CONFIG)
     except Exception:  # the parser's own errors are plain Exceptions
         return None
-    if not isinstance(found, sympy.Expr) or found.has(sympy.nan, sympy.zoo):
+    if not isinstance(found, (sympy.Expr, sympy.MatrixBase)) or found.has(sympy.nan, sympy.zoo):
         return None
     return _with_constants(found)
 
 
-def _with_constants(found: sympy.Expr) -> sympy.Expr:
+def _with_constants(found: Any) -> Any:
     """Read `i` and `E` as constants, unless `i` counts a sum, and decimals as the fractions they are."""
     known = {"E": sympy.E}
     if not found.has(sympy.Sum, sympy.Product):
@@ -62,8 +64,10 @@ def _with_constants(found: sympy.Expr) -> sympy.Expr:
     return _replaced(found, table) if table else found
 
 
-def _replaced(found: sympy.Basic, table: dict[sympy.Basic, sympy.Basic]) -> sympy.Basic:
+def _replaced(found: Any, table: dict[sympy.Basic, sympy.Basic]) -> Any:
     """`xreplace` that evaluates nothing on its way."""
+    if isinstance(found, sympy.MatrixBase):
+        return found.applyfunc(lambda entry: _replaced(entry, table))
     if found in table:
         return table[found]
     if not found.args:
@@ -76,12 +80,14 @@ def _replaced(found: sympy.Basic, table: dict[sympy.Basic, sympy.Basic]) -> symp
     return found.func(*arguments)
 
 
-def same(one: sympy.Expr, other: sympy.Expr) -> bool:
-    """Whether two expressions are equal wherever both are real, or equal constants."""
+def same(one: Value, other: Value) -> bool:
+    """Whether two expressions are equal wherever both are real, or equal constants, or matrices of such."""
     try:
         if one == other:
             return True
         one, other = one.doit(), other.doit()
+        if _is_matrix(one) or _is_matrix(other):
+            return _is_matrix(one) and _is_matrix(other) and _same_matrix(one, other)
         if one == other:
             return True
         if one.is_number and other.is_number:
@@ -89,6 +95,15 @@ def same(one: sympy.Expr, other: sympy.Expr) -> bool:
         return _same_function(one, other)
     except FAILURES:
         return False
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, (sympy.MatrixBase, sympy.MatrixExpr))
+
+
+def _same_matrix(one: Any, other: Any) -> bool:
+    entries = [list(side if isinstance(side, sympy.MatrixBase) else side.as_explicit()) for side in (one, other)]
+    return one.shape == other.shape and all(map(same, *entries))
 
 
 def proportional(one: sympy.Expr, other: sympy.Expr, positive: bool = False) -> bool:
@@ -134,8 +149,13 @@ def _same_function(one: sympy.Expr, other: sympy.Expr) -> bool:
     for sign in (1, -1) * (2 * _POINTS):
         point = {symbol: sign * sympy.Rational(draw.randrange(1, 4000), 1009) for symbol in symbols}
         found = [side.xreplace(point).doit().evalf(_DIGITS) for side in (one, other)]
-        if not all(value.is_number and value.is_finite and value.is_real for value in found) and not one.has(sympy.I):
+        if not all(value.is_number and value.is_finite for value in found):
             continue  # outside the domain of one side
+        real = [bool(value.is_real) for value in found]
+        if not all(real) and not one.has(sympy.I):
+            if any(real) and len(symbols) == 1:
+                return False  # ln x is not ln |x|; of several variables, such as in ln(xy), some are taken as positive
+            continue
         if abs(found[0] - found[1]) > (1 + abs(found[1])) * sympy.Float(10) ** (12 - _DIGITS):
             return False
         agreed += 1

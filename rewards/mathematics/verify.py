@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lightning_cispo.rewards.mathematics import values
@@ -13,10 +14,13 @@ from lightning_cispo.rewards.mathematics.spelling import squeeze
 from lightning_cispo.rewards.mathematics.units import split_unit
 from lightning_cispo.rewards.mathematics.words import choice, word
 
+_CONGRUENCE = re.compile(r"\\equiv.*\\(?:pmod|bmod|mod)(?![A-Za-z])")
+
 
 def parses(gold: str) -> bool:
     """Whether a gold answer is mathematics: each of its values can be read."""
-    return _readable(read(squeeze(gold)))
+    letter, rest = choice(squeeze(gold))
+    return _readable(read(rest if letter and rest else squeeze(gold)))
 
 
 def equivalent(answer: str, gold: str, evaluated: bool = True) -> dict[str, Any]:
@@ -24,8 +28,7 @@ def equivalent(answer: str, gold: str, evaluated: bool = True) -> dict[str, Any]
 
     With `evaluated` an answer must be at least as evaluated as a gold that is a number.
     """
-    wanted = read(squeeze(gold))
-    if not _readable(wanted):
+    if not parses(gold):
         raise ValueError(f"the gold answer {gold!r} is not a mathematical expression")
     comparison = Comparison(evaluated)
     try:
@@ -51,7 +54,9 @@ def _readable(gold: Shape) -> bool:
     if gold.kind == "value":
         text, _ = split_unit(without_base("", gold.text)[1], gold=True)
         return literal(gold.text) is not None or word(gold.text) is not None or values.parse(text) is not None
-    return gold.kind != "statement" and all(map(_readable, gold.items))
+    if gold.kind == "statement":
+        return _CONGRUENCE.search(gold.text) is not None  # compared as text
+    return all(map(_readable, gold.items))
 
 
 def _warm() -> None:

@@ -9,7 +9,8 @@ _SHORT = frozenset("yes no odd all any one two six ten red sun mon tue wed thu f
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 _LABEL = re.compile(
-    r"(?:\\(?:text|mathrm|mathbf)\{ ?(?:\(([A-J])\)|([A-J])[.:)]) ?\}|\(([A-J])\)|([A-J])(?:\)|[.:](?= |$))) ?(.*)"
+    r"(?:\\(?:text|mathrm|mathbf)\{ ?(?:\(([A-J])\)|([A-J])[.:)])(?: \}|\}(?= ))|\(([A-J])\)(?= )|([A-J])[.:)](?= ))"
+    r"(?! *(?:[+*/^!,;=<>|]|- |\\(?:text|land|lor|cdot|times|pm|cup|cap|le|ge|ne|in)(?![A-Za-z]))) *(.+)"
 )
 _CHOICE = re.compile(r"\\(?:text|mathrm|mathbf)\{ ?\(?([A-J])\)?[.:]? ?\}|\(?([A-J])\)?")
 # What programs print for values that are none, and quoted or structured data.
@@ -39,7 +40,10 @@ def word(text: str, any_length: bool = False) -> str | None:
 
 
 def choice(text: str) -> tuple[str, str]:
-    """Return the letter of a choice in a squeezed text, and what follows it: `\\text{(A)} 5` is A and 5."""
+    """Return the letter of a choice in a squeezed text, and what follows it: `\\text{(A)} 5` is A and 5.
+
+    A blank parts the two, and what follows is an answer of its own: `(A)(B)` and `(A) + 1` have no label.
+    """
     if whole := _CHOICE.fullmatch(text):
         return whole[1] or whole[2], ""
     label = _LABEL.fullmatch(text)
