@@ -200,7 +200,7 @@ def test_what_was_reserved_is_said_and_kept(network):
         (dict(prompt_T=np.arange(60), max_tokens=300), "exceed the 320"),
         (dict(keys=[]), "at least one sample"),
         (dict(top_p=0.0), "0 < top_p <= 1"),
-        (dict(temperature=float("nan")), "temperature >= 0"),
+        (dict(temperature=float("nan")), r"temperature of 0 \(greedy\) or at least"),
     ],
 )
 def test_impossible_requests_are_refused(network, bad, why):
