@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import io
 import json
 import linecache
@@ -90,6 +91,10 @@ class Solution(Peer):
         self.shared = {name: known[name] for name in shared if isinstance(known.get(name), type)}
         own = [name for name in names if name in known and known[name] is not self.shown.get(name, self)]
         return [{name: known[name] for name in own}, list(self.shared)]
+
+    def _made(self, facts: Any) -> Any:
+        """A module of the standard library is the one here."""
+        return importlib.import_module(facts["module"]) if "module" in facts else super()._made(facts)
 
     def request(self, operation: str, *operands: Any) -> Any:
         self._tell()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import CoroutineType
+import sys
+from types import CoroutineType, ModuleType
 from typing import Any
 
 from lightning_cispo.rewards.sandbox.proxies import PROTOCOL
@@ -19,6 +20,8 @@ def facts_of(value: Any) -> dict[str, Any]:
         facts |= {"class": True, "protocol": [*protocol, "__call__"]}
     elif isinstance(value, (int, float, str, *BY_TYPE)):
         facts["plain"] = True
+    elif isinstance(value, ModuleType) and value.__name__.partition(".")[0] in sys.stdlib_module_names:
+        facts["module"] = value.__name__
     elif isinstance(value, CoroutineType):
         facts["coroutine"] = True
     elif "__next__" in protocol and type(value).__module__ in ("builtins", "itertools"):

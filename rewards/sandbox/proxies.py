@@ -8,6 +8,7 @@ say that it is equal, so it never meets their data in an operator, unless the te
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from lightning_cispo.rewards.sandbox.values import is_inline
 UNARY: dict[str, Callable[..., Any]] = {
     "len": len, "iter": iter, "next": next, "reversed": reversed, "bool": bool, "str": str, "repr": repr, "hash": hash,
     "int": int, "float": float, "complex": complex, "index": operator.index, "abs": abs, "neg": operator.neg,
-    "pos": operator.pos, "invert": operator.invert, "bytes": bytes, "round": round,
+    "pos": operator.pos, "invert": operator.invert, "bytes": bytes, "round": round, "fspath": os.fspath,
     "enter": lambda v: type(v).__enter__(v),
 }  # fmt: skip
 DATA: dict[str, Callable[..., Any]] = {

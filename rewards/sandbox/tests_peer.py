@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, ModuleType, TracebackType
 from typing import Any
 
 from lightning_cispo.rewards.sandbox.errors import describe
@@ -15,6 +16,8 @@ from lightning_cispo.rewards.sandbox.trust import Trust
 from lightning_cispo.rewards.sandbox.values import NotPlain
 from lightning_cispo.rewards.sandbox.wire import Table
 
+# What leads from these to the tests' own variables has no underscore.
+CLOSED = (GeneratorType, CoroutineType, AsyncGeneratorType, FrameType, TracebackType, ModuleType)
 MODULE = "tests"  # where the tests' own classes say that they are from
 
 
@@ -86,7 +89,7 @@ class TestsPeer(Peer):
             return input(*operands)
         if operation in ("get", "set", "del"):
             value, name = operands[:2]
-            if type(value).__module__ != MODULE or str(name).startswith("_"):
+            if isinstance(value, CLOSED) or str(name).startswith("_"):
                 raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
         try:
             return super().perform(operation, operands)
