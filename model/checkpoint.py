@@ -17,23 +17,25 @@ from torch import Tensor, nn
 
 from lightning_cispo.configs.schema import ModelConfig
 from lightning_cispo.model.aside import written_aside
+from lightning_cispo.model.checksums import damaged, write_checksums
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config, to_hf
 from lightning_cispo.model.intact import fits
 from lightning_cispo.model.layout import Piece, is_router, parameter_shapes, pieces
 from lightning_cispo.model.partition import local_part
 from lightning_cispo.model.shard_check import checked_reader, raise_if_any
-from lightning_cispo.model.shards import ShardReader, ShardWriter
+from lightning_cispo.model.shards import ShardReader, ShardWriter, listed
 
 __all__ = ["CheckpointError", "load", "read", "read_config", "save"]
 
 
-def read(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
+def read(folder: str | Path, verify: bool = True) -> Iterator[tuple[str, Tensor]]:
     """In-memory names and full tensors, in the stored dtype, one parameter at a time.
 
+    `verify`: compare all files with the folder's checksums first, where it has any.
     Raises: CheckpointError, before the first tensor; for one that is not finite when its turn comes.
     """
     config = read_config(folder)
-    reader = checked_reader(folder, config)
+    reader = _checked(folder, config, verify)
     return _read(reader, config)
 
 
@@ -45,17 +47,18 @@ def _read(reader: ShardReader, config: ModelConfig) -> Iterator[tuple[str, Tenso
         yield name, tensor
 
 
-def load(folder: str | Path, network: nn.Module) -> None:
+def load(folder: str | Path, network: nn.Module, verify: bool = True) -> None:
     """Fill the network's parameters, cast to their dtypes. `network.config` must define the checkpoint's function.
 
     Under `deepspeed.zero.Init` each rank reads its own partition and nothing else. Call it before
     `deepspeed.initialize`, which copies the weights into the optimizer.
+    `verify`: compare all files with the folder's checksums first, where it has any.
     Raises: CheckpointError; the network is then untouched, or half filled where a value is not finite.
     """
     config: ModelConfig = network.config  # type: ignore[assignment]
     if wrong := differences(config, read_config(folder)):
         raise CheckpointError(f"{folder}: another model than the configured one: {'; '.join(wrong)}")
-    reader = checked_reader(folder, config)
+    reader = _checked(folder, config, verify)
     parameters = dict(network.named_parameters())
     if any(parameter.is_meta for parameter in parameters.values()):
         raise CheckpointError(f"{folder}: cannot be loaded into meta tensors; give them memory first (to_empty)")
@@ -82,6 +85,13 @@ def _fill(target_N: Tensor, start: int, parts: list[Piece], reader: ShardReader)
         offset += part.numel
 
 
+def _checked(folder: str | Path, config: ModelConfig, verify: bool) -> ShardReader:
+    reader = checked_reader(folder, config)
+    if wrong := damaged(Path(folder)) if verify else []:
+        raise CheckpointError(f"{folder}: damaged: {listed(wrong)}")
+    return reader
+
+
 def save(
     folder: str | Path,
     config: ModelConfig,
@@ -90,7 +100,7 @@ def save(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write weights, config.json and the tokenizer's files; `folder` is replaced as a whole, or left as it was.
+    """Write weights, config.json, the tokenizer's files and checksums; `folder` is replaced as a whole, or not at all.
 
     Args:
         tensors: in-memory names with full tensors on any device, as `network.named_parameters()` gives them. Each
@@ -122,6 +132,7 @@ def save(
         (aside / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
+        write_checksums(aside)
 
 
 def _token_ids(tokenizer: Any) -> tuple[int | None, int | None]:

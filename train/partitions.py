@@ -40,7 +40,7 @@ def build_network(
     if weights is None:
         network.initialize(seed)
     else:
-        checkpoint.load(Path(weights), network)
+        checkpoint.load(Path(weights), network, verify=False)  # the driver has: not every rank all of it
     return network
 
 

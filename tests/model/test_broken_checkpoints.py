@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lightning_cispo.configs.schema import ModelConfig
 from lightning_cispo.model.checkpoint import CheckpointError, load, read, save
+from lightning_cispo.model.checksums import write_checksums
 from tests.model.small import CONFIG, network, same
 
 
@@ -79,6 +80,7 @@ def edited(folder: Path, change) -> Path:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+    write_checksums(folder)
     return folder
 
 
@@ -130,6 +132,7 @@ def test_weights_that_are_not_finite(saved, value):
     key = sorted(tensors)[0]
     tensors[key].view(-1)[-1] = value
     save_file(tensors, last, metadata={"format": "pt"})
+    write_checksums(saved)  # they were written so
     for use in (lambda: load(saved, network(5)), lambda: list(read(saved))):
         with pytest.raises(CheckpointError, match=f"{key}: holds NaN, infinity"):
             use()

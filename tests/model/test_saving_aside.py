@@ -57,7 +57,7 @@ def test_killed_half_way_leaves_the_old_one_whole(saved):
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
     # the next save clears what was left, and replaces the old one as a whole
     save(saved, CONFIG, network(4).named_parameters())
-    assert sorted(x.name for x in saved.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(x.name for x in saved.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
     assert [x.name for x in saved.parent.iterdir()] == ["saved"]
 
 
