@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ import psutil
 
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.schema import ClusterConfig
+from lightning_cispo.launch.cleanup import cleaned_up
 from lightning_cispo.launch.placement import in_place, place
 from lightning_cispo.launch.start import start_ray
 
@@ -44,14 +47,15 @@ def available_cores() -> int:
 
 
 @contextmanager
-def ray_session(config: ClusterConfig, ranks: int, workers: int) -> Iterator[Cluster]:
+def ray_session(config: ClusterConfig, ranks: int, workers: int, logs: Path | None = None) -> Iterator[Cluster]:
     """Ray with places for `ranks` learner ranks and `workers` rollout workers.
 
-    A Ray started here is gone after the block, whatever happened in it. One attached to is left running; only the
-    places are given back. The actors' output stays in Ray's log folder: what they raise arrives here as exceptions.
+    A Ray started here is gone after the block, whatever happened in it, with its temporary folder; also where this
+    process is killed. What its actors have printed is copied to `logs` where the block raises. A Ray attached to is
+    left running; only the places are given back.
     Raises: ConfigError where cluster.address cannot be attached to or has no room.
     """
-    with _attached(config.address) if config.address else _local(config.object_store_mb):
+    with _attached(config.address) if config.address else _local(config.object_store_mb, logs):
         import ray
 
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -64,31 +68,45 @@ def ray_session(config: ClusterConfig, ranks: int, workers: int) -> Iterator[Clu
 
 
 @contextmanager
-def _local(object_store_mb: int) -> Iterator[None]:
+def _local(object_store_mb: int, logs: Path | None) -> Iterator[None]:
     os.environ.update(_ENVIRONMENT)
     _guard()
     unset = "RAY_AUTH_MODE" not in os.environ
     import ray
 
-    before = set(psutil.Process().children())
-    started: set[psutil.Process] = set()
-    try:
-        start_ray(
-            address="local",  # also where RAY_ADDRESS is set
-            num_cpus=available_cores(),
-            object_store_memory=object_store_mb << 20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        started = set(psutil.Process().children()) - before
-        yield
-    finally:
-        if unset:
-            os.environ.pop("RAY_AUTH_MODE", None)  # Ray has set it, for this cluster
-        processes = [*started, *(process for parent in started for process in _descendants(parent))]
-        ray.shutdown()
-        _end(processes)
+    with cleaned_up() as folder:
+        before = set(psutil.Process().children())
+        try:
+            start_ray(
+                address="local",  # also where RAY_ADDRESS is set
+                num_cpus=available_cores(),
+                object_store_memory=object_store_mb << 20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+            )
+            yield
+        except Exception:
+            if logs:
+                _keep_logs(folder, logs)
+            raise
+        finally:
+            if unset:
+                os.environ.pop("RAY_AUTH_MODE", None)  # Ray has set it, for this cluster
+            started = set(psutil.Process().children()) - before  # also those of a start that was interrupted
+            processes = [*started, *(process for parent in started for process in _descendants(parent))]
+            ray.shutdown()
+            _end(processes)
+
+
+def _keep_logs(folder: Path, logs: Path) -> None:
+    """Copy what Ray's workers have printed; where the disk is full, as much as fits."""
+    for log in sorted(folder.glob("session_2*/logs/worker-*")):
+        with suppress(OSError):
+            if log.stat().st_size:
+                logs.mkdir(exist_ok=True)
+                shutil.copy(log, logs)
 
 
 def _guard() -> None:

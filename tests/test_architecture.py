@@ -17,7 +17,7 @@ BESIDE = ["rewards", "configs"]
 # What lies below rl/ uses of rewards/ the syntax of tool calls only: a network knows nothing of scores.
 SYNTAX = "rewards.calls"
 # The programs of train/ open the Ray they run on. These modules know nothing of training, so no circle arises.
-LENT = {"launch.ray_cluster", "launch.placement", "launch.start"}
+LENT = {"launch.ray_cluster", "launch.placement", "launch.start", "launch.cleanup"}
 
 
 def sources() -> list[Path]:

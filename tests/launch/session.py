@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import threading
 import time
 
 import psutil
@@ -25,13 +27,23 @@ class Actor:
         return "rested"
 
 
+def kill_while_starting() -> None:
+    """Kill this process once Ray has begun to start; prints the folder of its temporary files."""
+    while not any("gcs_server" in process.name() for process in psutil.Process().children()):
+        time.sleep(0.05)
+    print(tempfile.gettempdir(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(todo: str, address: str | None = None) -> None:
+    if todo == "killed while starting":
+        threading.Thread(target=kill_while_starting).start()
     with refusals(), ray_session(ClusterConfig(address=address), ranks=2, workers=2) as cluster:
         options = [*cluster.learner_placement, *cluster.rollout_placement]
         actors = [ray.remote(Actor).options(**option).remote() for option in options]
         where = ray.get([actor.where.remote() for actor in actors])
         family = [process.pid for process in psutil.Process().children(recursive=True)]
-        print(json.dumps({"actors": where, "family": family}), flush=True)
+        print(json.dumps({"actors": where, "family": family, "folder": tempfile.gettempdir()}), flush=True)
         if todo == "raise":
             raise ValueError("planted")
         if todo == "interrupt":
