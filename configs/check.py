@@ -62,14 +62,16 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     at_least = {
         0: "data.overlap_words "
         "seed steps warm_start.steps evaluation.problems evaluation.every learner.threads rollout.threads "
-        "rollout.max_restarts checkpoints.every rewards.correct_weight rewards.format_weight rewards.overlong_weight "
+        "rollout.max_restarts checkpoints.every tracking.traces "
+        "rewards.correct_weight rewards.format_weight rewards.overlong_weight "
         "rewards.box_weight rewards.tools_weight rewards.language_weight rewards.length_weight "
         "rewards.length_min_tokens rewards.length_max_tokens rewards.overlong_cache_tokens algorithm.max_refills "
         "rewards.processes rewards.judge.retries rewards.judge.backoff_s rewards.judge.cache "
         "sampling.top_k sampling.min_tokens sampling.thinking_tokens rollout.kv_tokens learner.world_size",
         1: "algorithm.prompts_per_step algorithm.updates_per_step warm_start.batch_size sampling.max_tokens "
         "sampling.repetition_tokens data.max_prompt_tokens evaluation.samples learner.max_skipped_updates "
-        "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens checkpoints.keep "
+        "learner.micro_batch_tokens rollout.workers rollout.slots rollout.prefill_tokens "
+        "checkpoints.keep tracking.traces_mb "
         "rewards.memory_mb rewards.max_queue rewards.judge.budget "
         "rewards.judge.concurrency rewards.judge.max_tokens",
         10: "rewards.judge.bias_window",
@@ -95,6 +97,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         value = _value(config, key)
         if not 0 < value < math.inf:
             yield f"{key}={value}: must be above 0"
+    if not 0 <= config.checkpoints.every_minutes < math.inf:
+        yield f"checkpoints.every_minutes={config.checkpoints.every_minutes}: must be at least 0"
     if not 0 <= config.rollout.wait_for_verifier_s < math.inf:
         yield f"rollout.wait_for_verifier_s={config.rollout.wait_for_verifier_s}: must be at least 0"
     for key in (

@@ -159,6 +159,8 @@ def _parse(text: str) -> Setting:
 
 def _resumed(folder: str, settings: list[Setting]) -> tuple[RunConfig, list[str]]:
     path = Path(folder)
+    if path.resolve().parent.name == "checkpoints":  # an earlier checkpoint of the run
+        path = path.resolve().parent.parent
     if not (path / "config.yaml").is_file():
         raise ConfigError(f"resume={folder}: must be the folder of a run; there is no {path / 'config.yaml'}")
     changed: dict[str, tuple[object, object]] = {}

@@ -16,6 +16,7 @@ from lightning_cispo.rl.types import Group, Prompt, Trajectory
 from lightning_cispo.rl.worker import Draw, RolloutWorker, Room
 
 _UNHEARD = Verdict(None, False, Status.infra_error, {}, "the worker died that was to judge it")
+_CHECK_S = 0.2
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Rollouts:
         return actor.options(max_concurrency=4, **self._placement[index]).remote(*self._arguments)
 
     def wait_until_ready(self) -> list[int]:
-        """Process ids of the workers. Raises what a constructor raised."""
+        """Process ids of the workers, once they are ready. Raises what a constructor raised."""
         return ray.get([worker.ready.remote() for worker in self.workers])
 
     def publish(self, parts: Sequence[Any], version: int) -> None:
@@ -64,18 +65,22 @@ class Rollouts:
                 self._replace(index, worker, error)
 
     def collect(
-        self, prompts: list[Prompt], draw: Draw, on_group: Callable[[Group], None] | None = None
+        self,
+        prompts: list[Prompt],
+        draw: Draw,
+        on_group: Callable[[Group], None] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> list[Group]:
-        """All groups of a batch, in the order of its prompts."""
+        """All groups of a batch, in the order of its prompts. What `check` raises, called often, abandons the batch."""
         order = {prompt.id: position for position, prompt in enumerate(prompts)}
         groups = []
-        for group in self._stream(prompts, draw):
+        for group in self._stream(prompts, draw, check):
             groups.append(group)
             if on_group:
                 on_group(group)
         return sorted(groups, key=lambda group: order[group.prompt.id])
 
-    def _stream(self, prompts: list[Prompt], draw: Draw) -> Iterator[Group]:
+    def _stream(self, prompts: list[Prompt], draw: Draw, check: Callable[[], None] | None) -> Iterator[Group]:
         """Every worker begins with what fills its slots; the rest goes to whoever has room."""
         share = min(-(-len(prompts) // len(self.workers)), -(-self.config.rollout.slots // draw.samples))
         given, rest = prompts[: share * len(self.workers)], deque(prompts[share * len(self.workers) :])
@@ -83,7 +88,11 @@ class Rollouts:
         jobs = [_Job(index, {p.id: p for p in share}) for index, share in enumerate(shares) if share]
         streams: dict[Any, _Job] = {self._start(job, draw, bool(rest)): job for job in jobs}
         while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1)
+            if check:
+                check()
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=_CHECK_S if check else None)
+            if not ready:
+                continue
             stream: Any = ready[0]
             job = streams[stream]
             try:

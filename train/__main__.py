@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lightning_cispo.configs.errors import refusals
 from lightning_cispo.configs.load import main_config
 from lightning_cispo.train.preflight import PACKAGES, preflight_training
 
@@ -20,13 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # Ray, torch and DeepSpeed load for an accepted configuration alone: a refusal takes no seconds.
     from lightning_cispo.train.conclude import conclude
-    from lightning_cispo.train.interrupt import at_once
+    from lightning_cispo.train.failure import opened
     from lightning_cispo.train.loop import train
     from lightning_cispo.train.run import Run
 
-    with refusals(), at_once(), Run(config) as run:
+    with opened(Run(config), "cispo train") as run:
         train(run)
-    return conclude(run)
+    return conclude(run, "cispo train")
 
 
 if __name__ == "__main__":

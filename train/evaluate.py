@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lightning_cispo.configs.errors import ConfigError, refusals
+from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.evaluation import run_of
 from lightning_cispo.configs.load import main_config
 from lightning_cispo.configs.schema import RunConfig
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # Loaded for an accepted configuration alone, as in train/__main__.py.
     from lightning_cispo.train.conclude import conclude
-    from lightning_cispo.train.interrupt import at_once
+    from lightning_cispo.train.failure import opened
     from lightning_cispo.train.run import Run
 
     assert config.checkpoint is not None  # configs.check, as the shape comes from it
-    with refusals(), at_once(), Run(config, learner=False) as run:
+    with opened(Run(config, learner=False), "cispo evaluate") as run:
         if origin := run_of(config.checkpoint):
             run.console.line(f"sampling, rewards and prompts as in {origin / 'config.yaml'}, but for what was typed")
         run.publish_folder(config.checkpoint)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shown:
             run.console.line(shown)
     # A shell learns that nothing was measured.
-    return conclude(run) or int(not shown)
+    return conclude(run, "cispo evaluate") or int(not shown)
 
 
 def _something_to_evaluate(config: RunConfig) -> None:

@@ -1,10 +1,10 @@
-"""Names and contents of run folders."""
+"""Names of run folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_cispo.train.state import finished_checkpoints
+from lightning_cispo.train.lock import in_use
 
 
 def free_name(runs_dir: Path, name: str) -> str:
@@ -18,10 +18,4 @@ def free_name(runs_dir: Path, name: str) -> str:
 
 def _taken(folder: Path) -> bool:
     # An empty metrics.jsonl counts: it is a run that starts now. One whose start failed removes it.
-    return any(any(folder.glob(left)) for left in ("metrics.jsonl", "checkpoints/*", "traces/*"))
-
-
-def last_checkpoint(run_folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
-    found = finished_checkpoints(run_folder / "checkpoints")
-    return found[-1] if found else None
+    return in_use(folder) or any(any(folder.glob(left)) for left in ("metrics.jsonl", "checkpoints/*", "traces/*"))

@@ -1,14 +1,12 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe point, or at once."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to save and stop, or to stop at once."""
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
-from lightning_cispo.train.ended import RunEnded
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -23,28 +21,11 @@ class StoppedAtOnce(KeyboardInterrupt):
         self.signal = number
 
 
-@contextmanager
-def at_once() -> Iterator[None]:
-    """End the program in one line, with a shell's exit code, where a signal interrupts the block or the run ends early.
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt among an exception, its causes and its contexts, if there is one.
 
-    A library's clean-up may fail where the signal struck and raise its own exception: the chain of causes counts.
+    A library's clean-up may fail where the signal struck and raise its own exception.
     """
-    try:
-        yield
-    except RunEnded as error:
-        print(f"ended: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except BaseException as error:
-        interrupt = _interrupt(error)
-        if interrupt is None:
-            raise
-        number = interrupt.signal if isinstance(interrupt, StoppedAtOnce) else signal.SIGINT
-        print(f"stopped at once by {number.name}", file=sys.stderr)
-        raise SystemExit(128 + number) from None
-
-
-def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the interrupt among an exception, its causes and its contexts, if there is one."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return error
@@ -53,12 +34,14 @@ def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
 
 
 class StopRequest:
-    """Installed, it turns the first SIGINT or SIGTERM into `signal`; a second one, or the first where there is no safe
-    point to wait for (`patient` false), interrupts at once."""
+    """Installed, it turns the first signal into `signal`, which the program looks at where it can stop.
 
-    def __init__(self, patient: bool = True) -> None:
+    A second one interrupts at once; so does the first while `patient` is false, as nothing is to be saved then.
+    """
+
+    def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self.patient = patient
+        self.patient = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -66,22 +49,23 @@ class StopRequest:
         return self
 
     def install(self) -> None:
-        """Once more after others, such as Ray, have put their own handlers there."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(number, self._receive)
-            self._before.setdefault(number, before)
+        """Once more after others, such as Ray, have put their own handlers there. Ignored signals stay so (nohup)."""
+        for number in _SIGNALS:
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
+                self._before.setdefault(number, before)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None or not self.patient:
-            raise StoppedAtOnce(signal.Signals(number))
+        at_once = self.signal is not None or not self.patient
         self.signal = signal.Signals(number)
-        print(
-            f"\n{self.signal.name}: stopping after this step with a checkpoint; once more to stop at once", flush=True
-        )
+        if at_once:
+            raise StoppedAtOnce(self.signal)
+        _say(f"\n{self.signal.name}: saving, then stopping; once more to stop at once\n")
 
     def check(self) -> None:
         """Raises Stopped once a stop was asked for."""
@@ -92,3 +76,11 @@ class StopRequest:
     def exit_code(self) -> int:
         """What a shell expects of a program that a signal ended; 0 if none came."""
         return 128 + self.signal if self.signal else 0
+
+
+def _say(text: str) -> None:
+    """Write past Python's buffers: the signal may have come in the middle of a `print`. A closed one is no harm."""
+    try:
+        os.write(1, text.encode())
+    except OSError:
+        pass

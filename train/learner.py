@@ -28,6 +28,7 @@ from lightning_cispo.rl.objectives.supervised import supervised
 from lightning_cispo.rl.packing import MicroBatch
 from lightning_cispo.rl.statistics import UpdateSums, update_sums
 from lightning_cispo.train.deepspeed_setup import decay_groups, deepspeed_module, deepspeed_settings
+from lightning_cispo.train.optimizer_state import restore_optimizer, save_optimizer
 from lightning_cispo.train.partitions import build_network, whole_parameters
 from lightning_cispo.train.step import apply, backward, offenders
 from lightning_cispo.train.weights import in_parts
@@ -209,7 +210,7 @@ class Learner:
         yield {}
 
     def save(self, folder: str, tokenizer_name: str, max_shard_bytes: int = 5_000_000_000) -> None:
-        """`folder`/model in Hugging Face's format and `folder`/learner with the optimizer's partitions.
+        """`folder`/model in Hugging Face's format and, of each rank, `folder`/learner/rank-... with AdamW's moments.
 
         Rank 0 holds one shard and one parameter of the model beside its own partitions. Raises NonFiniteWeights, on all
         ranks.
@@ -220,13 +221,20 @@ class Learner:
             checkpoint.save(Path(folder) / "model", self.model, parameters, tokenizer, max_shard_bytes=max_shard_bytes)
         else:
             deque(parameters, maxlen=0)  # takes part in gathering
-        self.engine.save_checkpoint(str(Path(folder) / "learner"), tag="state")
+        if self.rank == self._optimizer_rank:
+            save_optimizer(self.engine, self._optimizer_folder(folder))
 
     def restore(self, folder: str) -> None:
-        """Weights and optimizer from what `save` wrote, after `start`. Raises RuntimeError if nothing is there."""
-        path, _ = self.engine.load_checkpoint(str(Path(folder) / "learner"), tag="state")
-        if path is None:
-            raise RuntimeError(f"{folder}/learner holds no checkpoint that this learner can load")
+        """The optimizer from what `save` wrote, after `start` with its weights. Raises RuntimeError without it."""
+        restore_optimizer(self.engine, self._optimizer_folder(folder))
+
+    @property
+    def _optimizer_rank(self) -> int:
+        """The rank that saves the moments which this one updates: without ZeRO all ranks hold the same."""
+        return self.rank if self.config.learner.zero_stage else 0
+
+    def _optimizer_folder(self, folder: str) -> Path:
+        return Path(folder) / "learner" / f"rank-{self._optimizer_rank:05d}-of-{self.world_size:05d}"
 
 
 def _host_address() -> str:

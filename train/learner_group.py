@@ -15,6 +15,7 @@ from lightning_cispo.configs.schema import AlgorithmConfig, ModelConfig, Optimiz
 from lightning_cispo.rl.advantages import Sample
 from lightning_cispo.rl.packing import MicroBatch, pack
 from lightning_cispo.rl.statistics import UpdateSums
+from lightning_cispo.train.actors import results
 from lightning_cispo.train.learner import Learner
 
 
@@ -49,7 +50,7 @@ class LearnerGroup:
 
     def connect(self) -> list[int]:
         """Form the process group. Returns the ranks' process ids."""
-        host, port = ray.get(self.ranks[0].address.remote())
+        host, port = results([self.ranks[0].address.remote()], self._names[:1])[0]
         return self._all("connect", host, port)
 
     def start(self, weights: str | None, optimizer: OptimizerConfig) -> int:
@@ -67,7 +68,7 @@ class LearnerGroup:
         batches = pack(samples, len(self.ranks), self.config.learner.micro_batch_tokens)
         tokens = sum(len(sample.tokens_T) for sample in samples)
         load_E = None if self.expert_load_E is None else np.array(self.expert_load_E)
-        reports = ray.get(
+        reports = self._results(
             [
                 rank.update.remote(batch, lr, algorithm, load_E, tokens)
                 for rank, batch in zip(self.ranks, batches, strict=True)
@@ -94,9 +95,9 @@ class LearnerGroup:
         if not samples:
             return []
         batches = pack(samples, len(self.ranks), self.config.learner.micro_batch_tokens)
-        results = ray.get([rank.logprobs.remote(batch) for rank, batch in zip(self.ranks, batches, strict=True)])
+        found = self._results([rank.logprobs.remote(batch) for rank, batch in zip(self.ranks, batches, strict=True)])
         anchored = list(samples)
-        for rank_batches, rank_results in zip(batches, results, strict=True):
+        for rank_batches, rank_results in zip(batches, found, strict=True):
             for batch, logprobs_T in zip(rank_batches, rank_results, strict=True):
                 for index, row in zip(batch.samples, np.split(logprobs_T, batch.cu_seqlens[1:-1]), strict=False):
                     masked = np.where(samples[index].loss_mask_T, row, 0).astype(np.float32)
@@ -128,4 +129,11 @@ class LearnerGroup:
         self.ranks = []
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return ray.get([getattr(rank, method).remote(*arguments) for rank in self.ranks])
+        return self._results([getattr(rank, method).remote(*arguments) for rank in self.ranks])
+
+    def _results(self, references: list[Any]) -> list[Any]:
+        return results(references, self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"learner rank {rank} of {len(self.ranks)}" for rank in range(len(self.ranks))]

@@ -22,27 +22,28 @@ from lightning_cispo.train.warm_start import warm_start
 
 
 def train(run: Run) -> None:
-    """Warm start if asked for, then RL to the last step or to a stop request, with an evaluation at both ends."""
+    """Warm start if asked for, then RL to the last step or to a stop request, with an evaluation at both ends.
+
+    A stop request abandons a generation or an evaluation; the step's beginning is saved, and a resumed run repeats it.
+    """
     if not warm_start(run):
         return
     warm = str(run.folder / "checkpoints" / run.state.label) if run.state.warm_start_step else None
     run.start_learner(warm or run.config.checkpoint, run.config.optimizer, phase_resumed=run.state.step > 0)
-    run.publish(run.state.step)
-    if run.state.step == 0 and run.stop.signal is None:
-        run.evaluate()
-    for step in run.steps():
-        started, begin = time.monotonic(), run.prompts.position
-        try:
+    try:
+        run.publish(run.state.step)
+        if run.evaluation_due():
+            run.evaluate()
+        for step in run.steps():
             groups, sampled = collect(run, step)
-        except (Stopped, VerifiersDown) as reason:
-            run.prompts.position = begin  # a resumed run takes the step from its beginning
-            run.save()
-            if isinstance(reason, Stopped):
-                return
-            raise
-        learned = learn(run, groups)
-        published = run.publish(step)
-        run.finish_step(groups, {**sampled, **learned, **published}, time.monotonic() - started)
+            learned = learn(run, groups)
+            published = {} if run.stop.signal else run.publish(step)
+            run.finish_step(groups, {**sampled, **learned, **published})
+    except Stopped:
+        pass
+    except VerifiersDown:
+        run.save()
+        raise
     run.save()
 
 

@@ -18,16 +18,21 @@ class Metric(NamedTuple):
     description: str
 
 
+# Of a step: `time/<phase>_s` of all of them add up to time/step_s.
+STEP_PHASES = ("generate", "update", "publish", "record", "other")
+
 TABLE: dict[str, list[Metric]] = {
     "Every line": [
         Metric("step", "count", "RL steps done when the line was written; 0 is before RL"),
         Metric("time/wall_s", "s", "since the run began, pauses between a stop and its resume left out"),
     ],
     "Time": [
-        Metric("time/step_s", "s", "the whole step, evaluation and checkpoint left out"),
+        Metric("time/step_s", "s", "from the end of the step before to its own, evaluation and checkpoint left out"),
         Metric("time/generate_s", "s", "waiting for responses and their verdicts"),
         Metric("time/update_s", "s", "advantages, packing, forward, backward and optimizer"),
         Metric("time/publish_s", "s", "weights from the learner to the rollout workers"),
+        Metric("time/record_s", "s", "writing the step's traces"),
+        Metric("time/other_s", "s", "the rest of time/step_s, which these five add up to"),
         Metric("time/evaluate_s", "s", "held-out evaluation"),
         Metric("time/checkpoint_s", "s", "writing a checkpoint"),
         Metric("throughput/tokens_per_s", "tokens/s", "response tokens generated and trained / time/step_s"),
@@ -128,7 +133,11 @@ TABLE: dict[str, list[Metric]] = {
         Metric("verify/judge_length_bias", "-", "correlation of its grades with length, at equal correctness: highest"),
     ],
     "Machine": [
-        Metric("memory/total_mb", "MiB", "memory of all the run's processes together"),
+        Metric(
+            "memory/total_mb",
+            "MiB",
+            "memory of all the run's processes together, measured every ten seconds",
+        ),
     ],
 }
 

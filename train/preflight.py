@@ -16,8 +16,7 @@ from lightning_cispo.configs.schema import ModelConfig, RunConfig, TrackingMode
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config
 from lightning_cispo.train.check_data import check_enough, check_files, check_tasks
 from lightning_cispo.train.check_machine import beyond_machine, has_gpu
-from lightning_cispo.train.folder import last_checkpoint
-from lightning_cispo.train.state import load_state
+from lightning_cispo.train.resume import check_best, check_resume, check_whole
 from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder
 
 # What the programs of this room need beyond a light installation.
@@ -36,7 +35,8 @@ def preflight(config: RunConfig, trains: bool = False) -> None:
     """
     _check_runs_dir(config)
     _check_tracking(config)
-    _check_resume(config)
+    check_resume(config)
+    check_best(config)
     shape = _checked_shape(config)
     _check_tokenizer_name(config, shape)
     _check_offload(config)
@@ -55,14 +55,15 @@ def preflight(config: RunConfig, trains: bool = False) -> None:
     if trains:
         check_enough(config)
     _check_devices(config)
+    check_whole(config)
 
 
 def _check_runs_dir(config: RunConfig) -> None:
-    """Proven by a folder that lives for a moment in the nearest folder that exists."""
+    """Proven by a file that lives for a moment in the nearest folder that exists."""
     target = Path(config.runs_dir) / config.name
     nearest = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
     try:
-        tempfile.TemporaryDirectory(dir=nearest, prefix=".preflight-").cleanup()
+        tempfile.TemporaryFile(dir=nearest).close()  # without a name: nothing is left if the program is killed now
     except OSError as error:
         raise ConfigError(f"runs_dir={config.runs_dir}: cannot write to {nearest}: {error.strerror}") from None
 
@@ -71,17 +72,6 @@ def _check_tracking(config: RunConfig) -> None:
     mode = config.tracking.mode
     if mode != TrackingMode.disabled and importlib.util.find_spec("wandb") is None:
         raise ConfigError(f"tracking.mode={mode.value}: wandb is not installed; tracking.mode=disabled does without")
-
-
-def _check_resume(config: RunConfig) -> None:
-    if config.resume is None:
-        return
-    found = last_checkpoint(Path(config.resume))
-    if found is None:
-        raise ConfigError(f"resume={config.resume}: holds no checkpoint to go on from")
-    done = load_state(found).step
-    if config.steps <= done:
-        raise ConfigError(f"steps={config.steps}: the run has done {done} already; to go on, set steps to more")
 
 
 def _checked_shape(config: RunConfig) -> ModelConfig:

@@ -1,15 +1,18 @@
-"""Checkpoints of a run: where it stands, written aside and renamed."""
+"""Where a run stands, and the folders that hold it: `checkpoints/warm-000300`, `checkpoints/step-000012`."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_cispo.model.aside import written_aside
+from lightning_cispo.model.checksums import write_checksums
+
+_LABEL = re.compile(r"(warm|step)-(\d{6,})")
 
 
 @dataclass
@@ -35,25 +38,45 @@ class RunState:
         return "after the warm start" if self.warm_start_step else "before training"
 
 
-def save_state(checkpoints: Path, state: RunState, write: Callable[[Path], None], keep: int) -> Path:
-    """Write a checkpoint folder by `write`, add the state, rename it into place, and drop the oldest beyond `keep`."""
+def save_state(checkpoints: Path, state: RunState, write: Callable[[Path], None]) -> Path:
+    """Write a checkpoint: `write` fills a folder, the state and checksums are added, and it is renamed into place."""
     final = checkpoints / state.label
-    checkpoints.mkdir(parents=True, exist_ok=True)
     with written_aside(final) as folder:
         write(folder)
         (folder / "state.json").write_text(json.dumps(asdict(state), indent=1))
-    for stale in finished_checkpoints(checkpoints)[: -max(1, keep)]:
-        shutil.rmtree(stale)
+        write_checksums(folder)
     return final
 
 
 def finished_checkpoints(checkpoints: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    found = [
-        path for path in checkpoints.glob("*-*") if not path.name.startswith(".") and (path / "state.json").exists()
-    ]
-    return sorted(found, key=lambda path: (path.name.startswith("step-"), path.name))
+    return sorted(filter(is_checkpoint, checkpoints.glob("*-*")), key=_order)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether it has a checkpoint's name and was finished: it is renamed into place when its last byte is on disk."""
+    return _LABEL.fullmatch(folder.name) is not None and (folder / "state.json").exists()
+
+
+def last_checkpoint(run_folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    found = finished_checkpoints(run_folder / "checkpoints")
+    return found[-1] if found else None
+
+
+def resume_point(resume: str) -> tuple[Path, Path | None]:
+    """The run folder that `resume` names, itself or by one of its checkpoints, and the checkpoint to go on from."""
+    folder = Path(resume)
+    if is_checkpoint(folder.resolve()):
+        return folder.parent.parent, folder.resolve()
+    return folder, last_checkpoint(folder.resolve())
 
 
 def load_state(checkpoint: Path) -> RunState:
     return RunState(**json.loads((checkpoint / "state.json").read_text()))
+
+
+def _order(checkpoint: Path) -> tuple[bool, int]:
+    match = _LABEL.fullmatch(checkpoint.name)
+    assert match is not None  # is_checkpoint
+    return match[1] == "step", int(match[2])

@@ -27,7 +27,6 @@ def warm_start(run: Run) -> bool:
             lr = learning_rate(options.optimizer, done, options.steps)
             report = run.learner.update(samples, lr, algorithm=None)
             run.skipped.note(f"warm-{done + 1:06d}", report)
-            run.state.warm_start_step += 1
             skipped = float(report.outcome is Outcome.skipped)
             metrics = {
                 "step": done + 1,
@@ -36,7 +35,7 @@ def warm_start(run: Run) -> bool:
                 "lr": lr,
                 "skipped": skipped,
             }
-            run.tracker.log(0, {f"warm_start/{name}": value for name, value in metrics.items()})
+            run.finish_supervised_step(metrics)
             bar.set_postfix(loss=f"{report.sums.loss:.3f}")
             bar.update(1)
             run.console.supervised(done + 1, options.steps, report.sums.loss)

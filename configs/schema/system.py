@@ -46,8 +46,11 @@ class RolloutConfig:
 
 @dataclass
 class CheckpointConfig:
-    every: int = 0  # steps; 0: only at the end and when stopped
-    keep: int = 2
+    every: int = 0  # steps; 0: by the clock, at the end and when stopped
+    every_minutes: float = 30.0  # after the first step that ends so long after the last checkpoint; 0: by steps alone
+    keep: int = 2  # newest ones that stay
+    best: Optional[str] = "eval/pass@1"  # metric whose best checkpoint stays too; null: none
+    best_is_lowest: bool = False  # of that metric; false: the highest is best
 
 
 @dataclass
@@ -56,6 +59,8 @@ class TrackingConfig:
     project: str = "lightning-cispo"
     entity: Optional[str] = None
     progress: bool = True  # progress bars
+    traces: int = 128  # responses traced of a step, in whole groups; evaluations are traced whole; 0: none of either
+    traces_mb: int = 2000  # most MiB of traces; beyond it the oldest steps' go
 
 
 @dataclass

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import time
 
+import psutil
 import pytest
 import yaml
 
-from lightning_cispo.train.metrics import describe
+from lightning_cispo.model.checksums import damaged
+from lightning_cispo.train.metrics import STEP_PHASES, describe
 from tests.train.programs import Program, metrics, run, steps_without_times, traces
 
 TINY = ("experiment=smoke", "learner.world_size=2", "learner.threads=1", "rollout.threads=1")
@@ -28,8 +32,10 @@ def folder(tmp_path_factory):
 def test_the_run_folder_holds_everything(folder):
     assert yaml.safe_load((folder / "config.yaml").read_text())["learner"]["zero_stage"] == 2
     assert "<html" in (folder / "report.html").read_text()
+    best = json.loads((folder / "checkpoints/best.json").read_text())["checkpoint"]
     checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert checkpoints == ["step-000002", "step-000003"], "the newest two, no leftovers"
+    assert checkpoints == sorted({"best.json", best, "step-000002", "step-000003"}), "the newest two, no leftovers"
+    assert all(damaged(folder / "checkpoints" / name) == [] for name in ("step-000002", "step-000003"))
     assert (folder / "checkpoints/step-000003/model/config.json").exists()
     for line in metrics(folder):
         for name in line:
@@ -44,6 +50,7 @@ def test_what_happened_is_in_the_metrics(folder):
     assert [line["step"] for line in steps] == [line["policy/version"] for line in steps] == [1, 2, 3]
     for line in steps:
         assert line["groups/kept"] == 4 and line["memory/total_mb"] > 100
+        assert sum(line[f"time/{phase}_s"] for phase in STEP_PHASES) == pytest.approx(line["time/step_s"])
         # Several updates a batch: by the second the policy has moved away from the sampler.
         assert line["policy/ratio_max"] > 1 > line["policy/ratio_min"] or line["reward/mean"] in (0, 1)
         assert line["policy/k3_kl"] < 0.01 and line["policy/pearson"] > 0.99
@@ -130,6 +137,22 @@ def test_stop_and_go(tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     texts = [[t["response"] for t in traces(tmp_path / name) if t["step"] > done] for name in ("stopped", "straight")]
     assert texts[0] == texts[1]
+
+
+def test_the_death_of_a_learner_rank_is_one_line_and_nothing_is_lost(tmp_path):
+    common = (*TINY, f"runs_dir={tmp_path}", "name=dead", "steps=100000", "checkpoints.every=1")
+    program = Program("train", *common)
+    program.wait_for(" 2/100000")
+    rank = next(p for p in psutil.Process(program.process.pid).children(recursive=True) if "ray::Learner" in p.name())
+    rank.kill()
+    code, _, err = program.finish()
+    last = err.splitlines()[-1]
+    assert code == 1 and "Traceback" not in err
+    assert re.match(rf"error: learner rank \d of 2 died: process {rank.pid} .*was killed or crashed", last), err[-3000:]
+    assert re.search(rf"; to continue from step-\d+: cispo train resume={tmp_path / 'dead'}$", last)
+    assert (tmp_path / "dead/error.log").exists() and program.leftovers() == []
+    done = max(line["step"] for line in metrics(tmp_path / "dead"))
+    run("train", f"resume={tmp_path / 'dead'}", f"steps={done + 1}")
 
 
 def test_ctrl_c_during_the_warm_start(tmp_path):

@@ -95,6 +95,6 @@ def test_an_evaluation_without_a_verdict_ends_with_1(
             return groups
 
     monkeypatch.setattr("lightning_cispo.train.run.Run", Stub)
-    monkeypatch.setattr("lightning_cispo.train.conclude.conclude", lambda run: 0)
+    monkeypatch.setattr("lightning_cispo.train.conclude.conclude", lambda run, command: 0)
     assert main([f"checkpoint={run}"]) == code
     assert ("pass@1" in capsys.readouterr().out) == (code == 0)

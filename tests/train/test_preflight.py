@@ -11,9 +11,9 @@ import pytest
 from pyarrow import parquet
 
 from lightning_cispo.configs.errors import ConfigError
-from lightning_cispo.configs.load import load_config
+from lightning_cispo.configs.load import load_config, to_yaml
 from lightning_cispo.train.preflight import preflight
-from lightning_cispo.train.state import RunState
+from lightning_cispo.train.state import RunState, save_state
 
 GOOD = '{"question": "1+2", "answer": "so\\n#### 3"}\n'
 
@@ -125,15 +125,38 @@ def test_a_checkpoint_of_another_shape(tmp_path):
 
 
 def test_a_run_that_cannot_go_on(tmp_path):
-    from lightning_cispo.configs.load import to_yaml
-
     (tmp_path / "config.yaml").write_text(to_yaml(load_config(["experiment=smoke"])))
-    assert refusal(f"resume={tmp_path}") == f"resume={tmp_path}: holds no checkpoint to go on from"
+    said = f"resume={tmp_path}: the run ended before its first step; start it again without resume"
+    assert refusal(f"resume={tmp_path}") == said
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n')
+    assert "ended after 2 steps, before its first checkpoint" in refusal(f"resume={tmp_path}")
     done = tmp_path / "checkpoints" / "step-000003"
     done.mkdir(parents=True)
     (done / "state.json").write_text(json.dumps(asdict(RunState(step=3))))
+    preflight(load_config([f"resume={tmp_path}"]))  # killed between the last checkpoint and its evaluation
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "time/evaluate_s": 1.0}\n')
     assert "steps=3: the run has done 3 already" in refusal(f"resume={tmp_path}")
     preflight(load_config([f"resume={tmp_path}", "steps=4"]))
+    assert "checkpoints.best=eval/luck: must be" in refusal(
+        f"resume={tmp_path}", "steps=4", "checkpoints.best=eval/luck"
+    )
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config(["experiment=smoke", "steps=9"])))
+    checkpoints = tmp_path / "checkpoints"
+    for step in (1, 2, 3):
+        save_state(checkpoints, RunState(step=step), lambda folder: (folder / "weights").write_bytes(b"right"))
+    preflight(load_config([f"resume={tmp_path}"]))
+    (checkpoints / "step-000003/weights").write_bytes(b"wrong")
+    (checkpoints / "step-000002/state.json").unlink()  # no whole folder: not looked at
+    last, first = (checkpoints / f"step-00000{step}" for step in (3, 1))
+    said = f"resume={tmp_path}: {last} is damaged: weights has other bytes than were written"
+    assert refusal(f"resume={tmp_path}") == f"{said}; the one before is whole: resume={first}"
+    preflight(load_config([f"resume={first}"]))
+    (first / "weights").unlink()
+    assert refusal(f"resume={tmp_path}") == f"{said}; no whole one is before it"
+    assert "weights is missing" in refusal(f"resume={first}")
 
 
 def test_places_that_cannot_be_written(tmp_path):

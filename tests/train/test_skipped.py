@@ -14,6 +14,7 @@ from lightning_cispo.configs.schema import AlgorithmConfig, LearnerConfig, RunCo
 from lightning_cispo.model.intact import NonFiniteWeights
 from lightning_cispo.rl.packing import MicroBatch, pack
 from lightning_cispo.rl.statistics import UpdateSums
+from lightning_cispo.train.checkpoints import Checkpoints
 from lightning_cispo.train.console import Console
 from lightning_cispo.train.ended import RunEnded, finite_or_ended
 from lightning_cispo.train.learner_group import LearnerGroup, Outcome, StepReport
@@ -138,7 +139,8 @@ def test_a_checkpoint_that_is_refused_leaves_the_good_ones(tmp_path):
     run.folder.mkdir()
     run.prompts = run.warm_start_prompts = stream  # type: ignore[assignment]
     run.learner = SimpleNamespace(expert_load_E=None, save=save)  # type: ignore[assignment]
-    run.tracker = SimpleNamespace(log=lambda *_: None)  # type: ignore[assignment]
+    run.tracker = SimpleNamespace(log=lambda *_: None, sync=lambda: None)  # type: ignore[assignment]
+    run.checkpoints = Checkpoints(run.folder, config.checkpoints, None)
     run.state.step = 1
     run.save()
     run.state.step = 2

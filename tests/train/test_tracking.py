@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +20,10 @@ from lightning_cispo.configs.schema import RunConfig, TrackingMode
 from lightning_cispo.rewards.verdict import Problem, Status
 from lightning_cispo.rl.types import Group, Prompt
 from lightning_cispo.train.folder import free_name
+from lightning_cispo.train.interrupt import StoppedAtOnce
 from lightning_cispo.train.metrics import METRICS, UnknownMetric, describe, markdown
 from lightning_cispo.train.tracking import Tracker, read_lines, read_metrics
+from lightning_cispo.train.wandb_file import _records, history
 from lightning_cispo.train.wandb_run import _mode
 from tests.train.fake_run import HOSTILE, fake_config, trajectory
 
@@ -113,7 +115,7 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
     with open(tmp_path / "traces" / "step-000002.jsonl", "a") as file:
         file.write('{"step": 2, "pro')
     with Tracker(tmp_path, fake_config(), resumed_step=2) as tracker:
-        assert sorted(int(path.stem[-6:]) for path in (tmp_path / "traces").iterdir()) == [1, 2]
+        assert sorted(int(path.stem[-6:]) for path in (tmp_path / "traces").glob("*.jsonl")) == [1, 2]
         tracker.log(3, {"reward/mean": 30})
         tracker.log_traces(2, [group(0.0)], kind="eval")
     lines = read_metrics(tmp_path)
@@ -186,6 +188,8 @@ def test_traces_hold_every_response_with_its_verdict(tmp_path: Path) -> None:
         "tokens": 17,
         "versions": [3, 3],
         "mean_logprob": -0.25,
+        "prompt_ids": [0] * 4,
+        "token_ids": [0] * 17,
     }
     assert (second["group"], second["sample"], second["correct"]) == (0, 1, False)
     assert (third["group"], third["reward"], third["status"], third["response"]) == (1, None, "infra_error", HOSTILE)
@@ -250,34 +254,6 @@ def nowhere(tmp_path: Path) -> tuple[dict[str, str], Callable[[], int]]:
     return dict.fromkeys(ways, url) | {"HOME": str(tmp_path / "home"), "NETRC": "/dev/null"}, visits
 
 
-def records(path: Path) -> Iterator[bytes]:
-    """The records of a .wandb file: a name of 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
-    text, at, record = path.read_bytes(), 7, b""
-    while at + 7 <= len(text):
-        if 32768 - at % 32768 < 7:  # what is left of a block holds no header
-            at += 32768 - at % 32768
-            continue
-        size, part = struct.unpack_from("<HB", text, at + 4)
-        record += text[at + 7 : at + 7 + size]
-        at += 7 + size
-        if part in (1, 4):  # a whole record, or the last part of one
-            yield record
-            record = b""
-
-
-def wandb_history(path: Path) -> list[dict[str, Any]]:
-    from wandb.proto import wandb_internal_pb2 as internal
-
-    lines = []
-    for data in records(path):
-        record = internal.Record()  # type: ignore[attr-defined]
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            items = record.history.item
-            lines.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return lines
-
-
 def test_offline_keeps_the_same_names_and_opens_no_connection(
     tmp_path: Path, nowhere: tuple[dict[str, str], Callable[[], int]]
 ) -> None:
@@ -293,12 +269,12 @@ def test_offline_keeps_the_same_names_and_opens_no_connection(
     assert (run_dir / "wandb_id").read_text() == run_id
     files = list((run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
     assert [path.name for path in files] == [f"run-{run_id.strip()}.wandb"] * 2
-    before, after = map(wandb_history, sorted(files))
+    before, after = map(history, sorted(files))
     written = read_metrics(run_dir)[-3:]
     for line, kept in zip(after, written):
         assert {name for name in line if not name.startswith("_")} == set(kept)
     assert [line["_step"] for line in before] == [0, 1, 2]
-    assert [line["_step"] for line in after] == [2, 3, 4]  # two warm-start lines were kept
+    assert [line["_step"] for line in after] == [3, 4, 5]  # goes on where the first left off
     assert after[2]["eval/pass@1"] == 0.5
 
 
@@ -324,6 +300,99 @@ def test_online_that_w_and_b_does_not_confirm_is_offline(
     assert _mode(TrackingMode.online) == "offline" and "no answer" in capsys.readouterr().err
     monkeypatch.setattr(wandb, "login", lambda **options: True)
     assert _mode(TrackingMode.online) == "online" and capsys.readouterr().err == ""
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lightning_cispo.configs.schema import TrackingMode
+from tests.train.fake_run import fake_config
+from lightning_cispo.train.tracking import Tracker
+folder, steps, *resumed = sys.argv[1:]
+tracker = Tracker(Path(folder), fake_config(mode=TrackingMode.offline), int(resumed[0]) if resumed else None)
+for step in range(int(resumed[0]) + 1 if resumed else 1, int(steps) + 1):
+    tracker.log(step, {"reward/mean": step / 100})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_lines_that_a_kill_took_from_w_and_b_are_written_again_on_resume(
+    tmp_path: Path, nowhere: tuple[dict[str, str], Callable[[], int]]
+) -> None:
+    environment, _ = nowhere
+    assert python(KILLED, str(tmp_path), "52", **environment).returncode == -9
+    assert python(KILLED, str(tmp_path), "53", "50", **environment).returncode == -9
+    code = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "tracker.close()")
+    done = python(code, str(tmp_path), "54", "51", **environment)
+    assert done.returncode == 0, done.stderr
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 3
+    found = {line["step"]: line["reward/mean"] for path in files for line in history(path)}
+    assert found == {step: step / 100 for step in range(1, 55)}
+    steps = [line["_step"] for path in files for line in history(path)]
+    assert steps == sorted(set(steps)), "W&B drops a line whose internal step goes back"
+
+
+def exit_code(path: Path) -> int | None:
+    """What W&B will show of the run: finished for 0, failed for others, crashed without any."""
+    from wandb.proto import wandb_internal_pb2 as internal
+
+    for data in _records(path.read_bytes()):
+        record = internal.Record()  # type: ignore[attr-defined]
+        record.ParseFromString(data)
+        if record.HasField("exit"):
+            return record.exit.exit_code
+    return None
+
+
+ENDED = """
+import sys
+from pathlib import Path
+from lightning_cispo.configs.schema import TrackingMode
+from lightning_cispo.train.run import Run
+from tests.train.fake_run import fake_config
+from lightning_cispo.train.tracking import Tracker
+import signal
+
+folder, how = Path(sys.argv[1]), sys.argv[2]
+
+class Small(Run):
+    def _open(self):
+        from lightning_cispo.train.interrupt import StopRequest
+        self.stop = StopRequest()
+        self.tracker = self._stack.enter_context(Tracker(folder, fake_config(mode=TrackingMode.offline)))
+        self.tracker.log(1, {"reward/mean": 0.5})
+        if how == "while it opens":
+            raise OSError("planted")
+
+try:
+    with Small(fake_config()) as run:
+        if how == "stopped":
+            run.stop.signal = signal.SIGTERM
+except BaseException as error:
+    print(repr(error))
+"""
+
+
+def test_a_tracker_ends_with_the_programs_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(Tracker, "close", lambda self, exit_code=0: ended.append(exit_code))
+    for error in (None, RuntimeError("planted"), KeyboardInterrupt(), StoppedAtOnce(signal.SIGTERM)):
+        with suppress(BaseException), Tracker(tmp_path, fake_config()):
+            if error:
+                raise error
+    assert ended == [0, 1, 130, 143]
+
+
+@pytest.mark.parametrize(("how", "code"), [("while it opens", 1), ("stopped", 143)])
+def test_w_and_b_is_told_how_the_run_ended(
+    how: str, code: int, tmp_path: Path, nowhere: tuple[dict[str, str], Callable[[], int]]
+) -> None:
+    environment, _ = nowhere
+    done = python(ENDED, str(tmp_path), how, **environment)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert exit_code(path) == code
 
 
 # Console

@@ -16,7 +16,6 @@ from lightning_cispo.configs.load import load_config
 from lightning_cispo.configs.schema import DataConfig
 from lightning_cispo.rl.data.names import task_name
 from lightning_cispo.rl.data.sources import open_sources
-from lightning_cispo.train.lock import sole_user
 from lightning_cispo.train.preflight import preflight
 from lightning_cispo.train.sft import _something_to_do
 from tests.train.programs import Program, metrics, run
@@ -92,14 +91,6 @@ def test_settings_that_leave_nothing_to_do_or_to_say_are_refused():
         preflight(load_config(["experiment=smoke", "sampling.thinking_tokens=13"]))
     with pytest.raises(ValueError, match="nobody/has-this: neither a file here nor a data set of the hub"):
         open_sources(DataConfig(train=["nobody/has-this"]))
-
-
-def test_a_run_folder_has_one_user(tmp_path):
-    with sole_user(tmp_path):
-        with pytest.raises(ConfigError, match="another program is at work"), sole_user(tmp_path):
-            pass
-    with sole_user(tmp_path):
-        pass
 
 
 def test_ctrl_c_twice_is_one_line(tmp_path):

@@ -6,17 +6,18 @@ import json
 import math
 import random
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lightning_cispo.train.tracking import read_lines, read_metrics
+from lightning_cispo.train.traces import read_index, trace_files
+from lightning_cispo.train.tracking import read_metrics
 
 MAX_POINTS = 2000  # lines of metrics a curve is drawn from; of more, evenly spaced ones
 MAX_TRACE_BYTES = 5_000_000  # of embedded traces
 MAX_TRACE_FILES = 200  # steps whose traces are embedded; of more, evenly spaced ones
+MAX_MISSED = 4  # groups read in a row of which nothing fitted any more
 MAX_TEXT = 20_000  # characters of a prompt or a response; the middle of a longer one is left out
 
 TRACE_FIELDS = (
@@ -93,26 +94,47 @@ def _short(value: Any) -> Any:
 
 
 def read_traces(folder: Path) -> dict[str, Any]:
-    """The traces the page holds, and how many there are.
+    """The traces the page holds, and how many there are. Reads no others, where the files have their index.
 
     All of them while they fit. Otherwise: every step (of more than MAX_TRACE_FILES, evenly spaced ones) may take the
     same number of bytes; a step that needs less leaves the rest to the others. Within a step, groups are taken in an
     order drawn at random once and for all, training and evaluation in turn.
     """
-    files = sorted(folder.glob("step-*.jsonl"))
-    chosen = [files[i] for i in _spaced(len(files), MAX_TRACE_FILES)]
-    level = _water_level([path.stat().st_size for path in chosen], MAX_TRACE_BYTES)
-    shown = set(chosen)
+    files = trace_files(folder)
+    indices = [read_index(path) or _index(path) for path in files]
+    total = sum(entry["count"] for index in indices for entry in index)
+    chosen = _spaced(len(files), MAX_TRACE_FILES)
+    level = _water_level([sum(map(_page_bytes, indices[i])) for i in chosen], MAX_TRACE_BYTES)
     rows: list[list[Any]] = []
-    total, left = 0, MAX_TRACE_BYTES
-    for path in files:
-        traces = list(read_lines(path))
-        total += len(traces)
-        if path in shown:
-            for size, row in _sample(traces, budget=min(level, left)):
-                rows.append(row)
-                left -= size
+    left = MAX_TRACE_BYTES
+    for i in chosen:
+        for size, row in _sample(files[i], indices[i], budget=min(level, left)):
+            rows.append(row)
+            left -= size
     return {"fields": TRACE_FIELDS, "rows": rows, "total": total, "files": len(files), "files_shown": len(chosen)}
+
+
+def _index(path: Path) -> list[dict[str, Any]]:
+    """Of a file that a killed program left without its index, or an earlier version's: made by reading it."""
+    entries: list[dict[str, Any]] = []
+    offset = 0
+    with open(path, "rb") as file:
+        for text in file:
+            if text.endswith(b"\n"):
+                line = json.loads(text.decode("utf-8", "replace"))
+                group = {"kind": line["kind"], "group": line["group"]}
+                if not entries or group.items() - entries[-1].items():
+                    entries.append({**group, "at": offset, "bytes": 0, "shown": 0, "count": 0})
+                entries[-1]["bytes"] += len(text)
+                entries[-1]["shown"] += len(text)
+                entries[-1]["count"] += 1
+            offset += len(text)
+    return entries
+
+
+def _page_bytes(entry: dict[str, Any]) -> int:
+    """About as many bytes as the page takes for a group: its long texts are cut."""
+    return min(entry["shown"], entry["count"] * (2 * MAX_TEXT + 2000))
 
 
 def _water_level(sizes: list[int], budget: int) -> int:
@@ -125,24 +147,30 @@ def _water_level(sizes: list[int], budget: int) -> int:
     return max(sizes, default=0) + budget
 
 
-def _sample(traces: list[dict[str, Any]], budget: int) -> Iterator[tuple[int, list[Any]]]:
-    """(bytes in the page, row) of the traces that fit, in the order they were written."""
-    groups = [list(group) for _, group in groupby(traces, key=lambda trace: (trace["kind"], trace["group"]))]
+def _sample(path: Path, index: list[dict[str, Any]], budget: int) -> Iterator[tuple[int, list[Any]]]:
+    """(bytes in the page, row) of the traces that fit; reads groups until a few in a row have not fitted."""
+    groups = list(index)
     random.Random(0).shuffle(groups)
     turn: dict[str, int] = {}
     ordered = []
-    for group in groups:
-        kind = group[0]["kind"]
-        turn[kind] = turn.get(kind, 0) + 1
-        ordered.append((turn[kind], kind, group))
-    ordered.sort(key=lambda entry: entry[:2])
-    for _, _, group in ordered:
-        for trace in group:
-            row = [_fit(trace.get(field)) for field in TRACE_FIELDS]
-            size = len(embed(row).encode())
-            if size <= budget:
-                budget -= size
-                yield size, row
+    for entry in groups:
+        turn[entry["kind"]] = turn.get(entry["kind"], 0) + 1
+        ordered.append((turn[entry["kind"]], entry["kind"], entry))
+    ordered.sort(key=lambda found: found[:2])
+    missed = 0
+    with open(path, "rb") as file:
+        for _, _, entry in ordered:
+            file.seek(entry["at"])
+            missed += 1
+            for text in file.read(entry["bytes"]).splitlines():
+                trace = json.loads(text.decode("utf-8", "replace"))
+                row = [_fit(trace.get(field)) for field in TRACE_FIELDS]
+                size = len(embed(row).encode())
+                if size <= budget:
+                    budget, missed = budget - size, 0
+                    yield size, row
+            if missed == MAX_MISSED:
+                return
 
 
 def _fit(value: Any) -> Any:
