@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lightning_cispo.train.state import finished_checkpoints
 from tests.train.programs import Program, metrics
 from tests.train.test_user_paths import SMALL
 
@@ -44,3 +45,17 @@ def test_a_run_waits_for_its_verifier_then_saves_and_goes_on_later(tmp_path):
     learned = [line for line in metrics(tmp_path / "runs/gsm8k") if "reward/mean" in line]
     assert [line["step"] for line in learned] == [1, 2]
     assert all(line["groups/masked"] == 0 and line["policy/empty_updates"] == 0 for line in learned)
+
+
+def test_weights_that_overflow_end_the_run_and_leave_the_checkpoint_before(tmp_path):
+    """The first update makes them infinite; the second is skipped; nothing is published or saved after that."""
+    given = "optimizer.lr=1e300", "learner.zero_stage=0", "evaluation.problems=0", "tracking.mode=disabled"
+    program = Program("train", "experiment=smoke", f"runs_dir={tmp_path}", *given)
+    code, out, err = program.finish()
+    assert code == 1, out + err
+    assert "ended: the weights are no longer finite: " in err and "Traceback" not in err
+    assert "step-000001-update-2: skipped, the loss or a gradient is not finite (1 in a row)" in out
+    folder = tmp_path / "smoke"
+    assert [path.name for path in finished_checkpoints(folder / "checkpoints")] == ["warm-000003"]
+    assert [path.name for path in (folder / "skipped").iterdir()] == ["step-000001-update-2-0.npz"]
+    assert not any("policy/loss" in line for line in metrics(folder))
