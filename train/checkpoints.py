@@ -13,7 +13,8 @@ from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.schema import CheckpointConfig
 from lightning_cispo.model.aside import clear_asides, write_text_aside
 from lightning_cispo.model.checksums import damaged
-from lightning_cispo.train.state import RunState, finished_checkpoints, is_checkpoint, save_state
+from lightning_cispo.model.folders import finished_checkpoints, is_checkpoint
+from lightning_cispo.train.state import RunState, save_state
 
 
 class Checkpoints:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from lightning_cispo.configs.evaluation import run_of
 from lightning_cispo.configs.schema import RunConfig
+from lightning_cispo.model.folders import weights_folder
 from lightning_cispo.model.tokenizer import load_tokenizer
 from lightning_cispo.rl.data.names import on_disk
 from lightning_cispo.rl.held_out import held_out_prompts
 from lightning_cispo.train import plan
-from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder, weights_state
+from lightning_cispo.train.weights import network_config, tokenizer_name, weights_state
 
 
 def describe(config: RunConfig) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.schema import ModelConfig, RunConfig, TrackingMode
+from lightning_cispo.model.folders import weights_folder
 from lightning_cispo.model.hf_config import CheckpointError, differences, read_config
 from lightning_cispo.train.check_data import check_enough, check_files, check_tasks
 from lightning_cispo.train.check_machine import beyond_machine, has_gpu
 from lightning_cispo.train.resume import check_best, check_resume, check_whole
-from lightning_cispo.train.weights import network_config, tokenizer_name, weights_folder
+from lightning_cispo.train.weights import network_config, tokenizer_name
 
 # What the programs of this room need beyond a light installation.
 PACKAGES = ("numpy", "torch", "deepspeed", "ray", "transformers", "datasets")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.schema import RunConfig
+from lightning_cispo.model.folders import weights_folder
 from lightning_cispo.train.checkpoints import refuse_damaged
 from lightning_cispo.train.lines import read_metrics
 from lightning_cispo.train.metrics import UnknownMetric, describe
 from lightning_cispo.train.state import load_state, resume_point
-from lightning_cispo.train.weights import weights_folder
 
 
 def check_resume(config: RunConfig) -> None:

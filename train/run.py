@@ -22,6 +22,7 @@ from lightning_cispo.launch.cleanup import cleaned_up
 from lightning_cispo.launch.ray_cluster import ray_session
 from lightning_cispo.model import checkpoint
 from lightning_cispo.model.aside import clear_asides, write_text_aside
+from lightning_cispo.model.folders import weights_folder
 from lightning_cispo.model.generation.randomness import stream_key
 from lightning_cispo.model.hf_config import CheckpointError
 from lightning_cispo.model.tokenizer import decode, load_tokenizer
@@ -47,7 +48,7 @@ from lightning_cispo.train.skipped import SkippedUpdates
 from lightning_cispo.train.state import RunState, load_state, resume_point
 from lightning_cispo.train.tracking import Tracker
 from lightning_cispo.train.verdicts import settled
-from lightning_cispo.train.weights import in_parts, network_config, tokenizer_name, weights_folder, weights_state
+from lightning_cispo.train.weights import in_parts, network_config, tokenizer_name, weights_state
 
 
 class Run:

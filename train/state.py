@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 from lightning_cispo.model.aside import written_aside
 from lightning_cispo.model.checksums import write_checksums
-
-_LABEL = re.compile(r"(warm|step)-(\d{6,})")
+from lightning_cispo.model.folders import finished_checkpoints, is_checkpoint
 
 
 @dataclass
@@ -48,16 +46,6 @@ def save_state(checkpoints: Path, state: RunState, write: Callable[[Path], None]
     return final
 
 
-def finished_checkpoints(checkpoints: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(filter(is_checkpoint, checkpoints.glob("*-*")), key=_order)
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether it has a checkpoint's name and was finished: it is renamed into place when its last byte is on disk."""
-    return _LABEL.fullmatch(folder.name) is not None and (folder / "state.json").exists()
-
-
 def last_checkpoint(run_folder: Path) -> Path | None:
     """The newest whole checkpoint of a run."""
     found = finished_checkpoints(run_folder / "checkpoints")
@@ -74,9 +62,3 @@ def resume_point(resume: str) -> tuple[Path, Path | None]:
 
 def load_state(checkpoint: Path) -> RunState:
     return RunState(**json.loads((checkpoint / "state.json").read_text()))
-
-
-def _order(checkpoint: Path) -> tuple[bool, int]:
-    match = _LABEL.fullmatch(checkpoint.name)
-    assert match is not None  # is_checkpoint
-    return match[1] == "step", int(match[2])

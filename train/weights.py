@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_cispo.configs.schema import ModelConfig, RunConfig
+from lightning_cispo.model.folders import weights_folder
 from lightning_cispo.model.hf_config import read_config
-from lightning_cispo.train.state import RunState, finished_checkpoints, load_state
+from lightning_cispo.train.state import RunState, load_state
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 _PART_BYTES = 1 << 28
-
-
-def weights_folder(path: str) -> Path:
-    """The folder with config.json that `path` means: itself, its `model/`, or that of a run's newest checkpoint."""
-    folder = Path(path).resolve()  # actors on other nodes have another working directory
-    if (folder / "config.json").exists():
-        return folder
-    if (folder / "model" / "config.json").exists():
-        return folder / "model"
-    checkpoints = finished_checkpoints(folder / "checkpoints")
-    return checkpoints[-1] / "model" if checkpoints else folder
 
 
 def weights_state(path: str) -> RunState | None:

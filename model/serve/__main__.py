@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_cispo.configs.errors import ConfigError, refusals, require
 from lightning_cispo.configs.schema import Precision, ServeConfig
 from lightning_cispo.configs.settings import read_settings
 from lightning_cispo.configs.usage import settings_usage
+from lightning_cispo.model.folders import weights_folder
 from lightning_cispo.model.hf_config import CheckpointError, read_config
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def build(config: ServeConfig) -> Server:
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder = _weights_folder(str(config.checkpoint))
+    folder = weights_folder(str(config.checkpoint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = device.type == "cuda" and config.precision is Precision.bfloat16
     try:
@@ -141,13 +141,6 @@ def build(config: ServeConfig) -> Server:
     limits = Limits(config.max_body_mb << 20, config.max_prompt_chars or 16 * engine.max_length)
     runner = Runner(engine, tokenizer, config.max_waiting)
     return Server(runner, config.name, limits, guard(server_key(config), hosts))
-
-
-def _weights_folder(path: str) -> Path:
-    """The folder with config.json: itself, its `model/`, or that of a run's newest checkpoint."""
-    folder = Path(path).expanduser()
-    found = [folder, folder / "model", *sorted(folder.glob("checkpoints/step-*/model"), reverse=True)]
-    return next((candidate for candidate in found if (candidate / "config.json").exists()), folder)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def test_the_repetition_rule_reaches_the_engine(checkpoint_folder):
 def test_a_runs_newest_checkpoint_is_found(tmp_path, checkpoint_folder):
     for step in ("step-000001", "step-000010"):
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "state.json").write_text("{}")
     (tmp_path / "checkpoints" / "step-000010" / "model").symlink_to(checkpoint_folder)
     server = build(ServeConfig(checkpoint=str(tmp_path), slots=2, max_length=64))
     assert server.runner.engine.max_length == 64

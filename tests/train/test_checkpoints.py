@@ -11,11 +11,12 @@ import pytest
 
 from lightning_cispo.configs.schema import CheckpointConfig
 from lightning_cispo.model.aside import clear_asides, write_text_aside
+from lightning_cispo.model.folders import finished_checkpoints
 from lightning_cispo.train import checkpoints as module
 from lightning_cispo.train.checkpoints import Checkpoints
 from lightning_cispo.train.loop import train
 from lightning_cispo.train.metrics import STEP_PHASES
-from lightning_cispo.train.state import RunState, finished_checkpoints, load_state
+from lightning_cispo.train.state import RunState, load_state
 from lightning_cispo.train.tracking import read_lines, read_metrics
 from tests.train.small_run import SmallRun, config
 

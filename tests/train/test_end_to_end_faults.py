@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from lightning_cispo.train.state import finished_checkpoints
+from lightning_cispo.model.folders import finished_checkpoints
 from tests.train.programs import Program, metrics
 from tests.train.test_user_paths import SMALL
 

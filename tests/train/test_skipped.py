@@ -11,6 +11,7 @@ import pytest
 
 from lightning_cispo.configs.check import problems
 from lightning_cispo.configs.schema import AlgorithmConfig, LearnerConfig, RunConfig
+from lightning_cispo.model.folders import finished_checkpoints
 from lightning_cispo.model.intact import NonFiniteWeights
 from lightning_cispo.rl.packing import MicroBatch, pack
 from lightning_cispo.rl.statistics import UpdateSums
@@ -21,7 +22,7 @@ from lightning_cispo.train.learner_group import LearnerGroup, Outcome, StepRepor
 from lightning_cispo.train.loop import learn
 from lightning_cispo.train.run import Run
 from lightning_cispo.train.skipped import SkippedUpdates
-from lightning_cispo.train.state import RunState, finished_checkpoints
+from lightning_cispo.train.state import RunState
 from tests.rl.builders import group, samples
 
 
