@@ -76,34 +76,38 @@ def _named(config: RunConfig, name: str) -> list[str]:
     return lines
 
 
-def _section(section: Any, prefix: str = "") -> list[str]:
+def comments(section: Any) -> dict[str, str]:
+    """What the schema's comments say of each key of a section."""
     sources = [kind for kind in type(section).__mro__ if is_dataclass(kind)]
-    comments = dict(pair for kind in reversed(sources) for pair in _COMMENT.findall(inspect.getsource(kind)))
-    lines = []
+    return dict(pair for kind in reversed(sources) for pair in _COMMENT.findall(inspect.getsource(kind)))
+
+
+def _section(section: Any, prefix: str = "") -> list[str]:
+    lines, said = [], comments(section)
     for field in fields(section):
         value = getattr(section, field.name)
         if is_dataclass(value):
             lines += ["", *_section(value, f"{prefix}{field.name}.")]
             continue
         known = f"one of {', '.join(type(value).__members__)}" if isinstance(value, Enum) else ""
-        note = "; ".join(filter(None, [known, comments.get(field.name, "")]))
-        lines.append(f"  {f'{prefix}{field.name}={_plain(value)}':<44}  {note}".rstrip())
+        note = "; ".join(filter(None, [known, said.get(field.name, "")]))
+        lines.append(f"  {f'{prefix}{field.name}={plain(value)}':<44}  {note}".rstrip())
     return lines
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A value on one line, as it may be typed."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(_plain, value))}]"
+        return f"[{', '.join(map(plain, value))}]"
     if is_dataclass(value):
         parts = ((field.name, getattr(value, field.name), field.default) for field in fields(value))
-        return "{" + ", ".join(f"{name}: {_plain(part)}" for name, part, default in parts if part != default) + "}"
+        return "{" + ", ".join(f"{name}: {plain(part)}" for name, part, default in parts if part != default) + "}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {plain(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         return value.encode("unicode_escape").decode() if "\n" in value else value
     return "null" if value is None else str(value)

@@ -55,6 +55,6 @@ def check_best(config: RunConfig) -> None:
         describe(config.checkpoints.best or "step")
     except UnknownMetric:
         raise ConfigError(
-            f"checkpoints.best={config.checkpoints.best}: must be null or a metric, such as eval/pass@1; METRICS.md "
-            "lists them"
+            f"checkpoints.best={config.checkpoints.best}: must be null or a metric, such as eval/pass@1; "
+            "docs/metrics.md lists them"
         ) from None

@@ -37,8 +37,8 @@ class Schedule(str, Enum):
 
 @dataclass
 class AlgorithmConfig:
-    prompts_per_step: int = 64
-    group_size: int = 16
+    prompts_per_step: int = 64  # prompts sampled in a step
+    group_size: int = 16  # responses to each prompt
     updates_per_step: int = 4  # optimizer updates a generation batch is cut into
     is_weight_min: float = 0.0  # absolute bounds of the importance weight, not 1 -/+ eps
     is_weight_max: float = 5.0

@@ -17,34 +17,36 @@ class ModelConfig:
     left out become DeepNorm's (2 * layers) ** 0.25.
     """
 
-    vocab_size: int = 272
-    hidden_size: int = 128
-    intermediate_size: int = 128
-    num_hidden_layers: int = 8
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    head_dim: int = 32
-    num_local_experts: int = 8
-    num_experts_per_tok: int = 2
-    softmax_every: int = 8
-    attn_type_list: Optional[List[int]] = None
-    rotary_dim: Optional[int] = None
-    rope_theta: float = 10_000_000.0
-    rms_norm_eps: float = 1e-5
-    linear_norm_eps: float = 1e-6
-    postnorm: bool = True
-    layernorm_linear_attention_alpha: Optional[float] = None
-    layernorm_linear_attention_beta: float = 1.0
-    layernorm_full_attention_alpha: Optional[float] = None
-    layernorm_full_attention_beta: float = 1.0
-    layernorm_mlp_alpha: Optional[float] = None
-    layernorm_mlp_beta: float = 1.0
-    shared_intermediate_size: int = 0
-    router_aux_loss_coef: float = 0.001
-    router_jitter_noise: float = 0.0
-    max_position_embeddings: int = 10_240_000
-    initializer_range: float = 0.02
-    tie_word_embeddings: bool = False
+    vocab_size: int = 272  # tokens
+    hidden_size: int = 128  # width of the residual stream
+    intermediate_size: int = 128  # inner width of an expert
+    num_hidden_layers: int = 8  # layers
+    num_attention_heads: int = 4  # query heads, of both kinds of layer
+    num_key_value_heads: int = 2  # key-value heads of a softmax layer
+    head_dim: int = 32  # width of a head
+    num_local_experts: int = 8  # experts of a layer
+    num_experts_per_tok: int = 2  # experts that a token goes to
+    softmax_every: int = 8  # each such layer is softmax, the others lightning
+    attn_type_list: Optional[List[int]] = None  # 0 lightning, 1 softmax, layer by layer; null: by softmax_every
+    rotary_dim: Optional[int] = None  # leading dims of a head that rotate; null: all
+    rope_theta: float = 10_000_000.0  # base of the rotary frequencies
+    rms_norm_eps: float = 1e-5  # of all norms but the one below
+    linear_norm_eps: float = 1e-6  # of the norm after lightning attention
+    postnorm: bool = True  # the residual is the norm's output (false: its input)
+    layernorm_linear_attention_alpha: Optional[float] = (
+        None  # factor of the residual at a lightning layer; null: DeepNorm's
+    )
+    layernorm_linear_attention_beta: float = 1.0  # factor of the layer's output there
+    layernorm_full_attention_alpha: Optional[float] = None  # the same at a softmax layer
+    layernorm_full_attention_beta: float = 1.0  # the same at a softmax layer
+    layernorm_mlp_alpha: Optional[float] = None  # the same at the experts
+    layernorm_mlp_beta: float = 1.0  # the same at the experts
+    shared_intermediate_size: int = 0  # inner width of an expert that every token goes to; 0: none
+    router_aux_loss_coef: float = 0.001  # weight of the balancing loss
+    router_jitter_noise: float = 0.0  # range of the noise on the router's input while training
+    max_position_embeddings: int = 10_240_000  # longest sequence
+    initializer_range: float = 0.02  # standard deviation of random weights
+    tie_word_embeddings: bool = False  # the LM head is the embedding
 
     @property
     def layer_types(self) -> List[int]:

@@ -26,13 +26,13 @@ class ModelSection(ModelConfig):
 class RunConfig:
     """One schema for `cispo train`, `cispo sft` and `cispo evaluate`."""
 
-    name: str = "run"
-    runs_dir: str = "runs"
-    seed: int = 0
-    steps: int = 100
+    name: str = "run"  # of the run's folder and in W&B; -2, -3 ... is added where it is taken
+    runs_dir: str = "runs"  # folder of the run folders
+    seed: int = 0  # of all randomness: prompts, samples, random weights
+    steps: int = 100  # RL steps: each samples, learns and publishes once
     checkpoint: Optional[str] = None  # weights to begin from, in Hugging Face's format; unset: random
     resume: Optional[str] = None  # a run folder to go on with
-    dry_run: bool = False
+    dry_run: bool = False  # print the plan and start nothing
     model: ModelSection = field(default_factory=ModelSection)
     data: DataConfig = field(default_factory=DataConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)

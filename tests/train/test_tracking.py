@@ -48,7 +48,7 @@ def group(*rewards: float | None, task: str = "chain_sum") -> Group:
 
 
 def test_the_page_of_metrics_is_the_table() -> None:
-    assert (ROOT / "METRICS.md").read_text(encoding="utf-8") == markdown()
+    assert (ROOT / "docs/metrics.md").read_text(encoding="utf-8") == markdown()
     names = [metric.name for metric in METRICS]
     assert len(names) == len(set(names)) and all(metric.unit and metric.description for metric in METRICS)
     assert all(f"| `{name}` |" in markdown() for name in names)
