@@ -277,7 +277,7 @@ def test_help_of_a_section_shows_its_keys_with_the_values_typed(capsys):
     text = printed(capsys, "--help", "algorithm", "algorithm.group_size=4", "experiment=smoke")
     keys = [line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ")]
     assert keys == ["algorithm", *(key for key in all_keys() if key.startswith("algorithm."))]  # a group first
-    assert "  algorithm.group_size=4\n" in text and "algorithm.prompts_per_step=4\n" in text
+    assert "  algorithm.group_size=4 " in text and "algorithm.prompts_per_step=4 " in text
     text = printed(capsys, "warm_start.optimizer", "-h", "warm_start.optimizer.lr=0.5")
     assert "  warm_start.optimizer.lr=0.5\n" in text and "algorithm." not in text
     text = printed(capsys, "--help", "data", "data=gsm8k", "steps=3")
