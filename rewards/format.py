@@ -8,7 +8,7 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 def format_score(text: str) -> float:
-    """Return 1.0 for exactly one `<think>...</think>` at the very beginning with something after it, else 0.0.
+    """Return 1.0 for exactly one `<think>...</think>`, with blanks alone before it and an answer after it, else 0.0.
 
     A tag inside a string of a tool call is text.
     """
