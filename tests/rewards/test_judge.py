@@ -255,7 +255,7 @@ def other() -> Iterator[Server]:
     yield from serving()
 
 
-KEY = 'sk-test+/="4711'
+KEY = 'sk-test+/="4711xyz'
 
 
 def asked_with(server: Server, key: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
@@ -315,7 +315,7 @@ def test_what_echoes_the_key_is_redacted(server, spelled, status, monkeypatch, c
             verdict = grader.grade(Problem("2+2?", "4", "judge", "t"), Response("four", 1, "eos", 9))
             told = f"{verdict.error} {grader.stats()} {caplog.text}"
         assert verdict.reward is None and str(status if status != 200 else "malformed") in verdict.error
-        assert "4711" not in told and "sk-t" not in told and spelled[:8] not in told
+        assert "4711x" not in told and "sk-t" not in told and spelled[:8] not in told
 
 
 def test_cookies_are_not_kept_and_proxies_not_used_without_tls(server, other, monkeypatch):

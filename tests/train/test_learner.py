@@ -152,7 +152,7 @@ def test_moments_of_another_zero_stage_are_refused(group, tmp_path):
     learners = group(2, 1)
     learners.update(samples(LENGTHS), OPTIMIZER.lr, AlgorithmConfig())
     learners.save(str(tmp_path), "bytes")
-    with pytest.raises(RuntimeError, match="rank-00000-of-00002: was saved with learner.zero_stage=1, not 3"):
+    with pytest.raises(RuntimeError, match="rank-0000[01]-of-00002: was saved with learner.zero_stage=1, not 3"):
         group(2, 3).restore(str(tmp_path), None)
 
 
