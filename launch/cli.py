@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -52,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return module.main([*command.leading, *given[1:]]) or 0
+    try:
+        return module.main([*command.leading, *given[1:]]) or 0
+    except KeyboardInterrupt:  # before there was a run or a server that handles it
+        print("stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _append_working_directory() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_cispo.launch import cli
 from tests.conftest import ROOT
 from tests.test_architecture import BESIDE, STAIR, sources
 
@@ -134,3 +135,12 @@ def test_mypy_sees_through_the_package_name(tmp_path):
     mypy = [sys.executable, "-m", "mypy", f"--config-file={settings}", f"--cache-dir={tmp_path}", str(planted)]
     found = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 1 and 'expression has type "str", variable has type "int"' in found.stdout, found.stdout
+
+
+def test_ctrl_c_before_anything_runs_is_one_line(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_cispo.model.describe.main", interrupted)
+    assert cli.main(["describe", "model=tiny"]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"

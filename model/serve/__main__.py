@@ -97,6 +97,13 @@ def server_key(config: ServeConfig) -> str | None:
 
 def build(config: ServeConfig) -> Server:
     """Weights, tokenizer and engine behind a server. Raises ConfigError."""
+    folder = weights_folder(str(config.checkpoint))
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint={config.checkpoint}: no such folder")
+    try:
+        shape = read_config(folder)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None
     # Loaded for accepted settings alone: a refusal takes no seconds.
     import torch
 
@@ -111,12 +118,10 @@ def build(config: ServeConfig) -> Server:
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder = weights_folder(str(config.checkpoint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = device.type == "cuda" and config.precision is Precision.bfloat16
     try:
         tokenizer = load_tokenizer(str(folder) if config.tokenizer == "checkpoint" else config.tokenizer)
-        shape = read_config(folder)
         if (size := max(tokenizer.get_vocab().values()) + 1) > shape.vocab_size:
             wrong = f"has {size} tokens, the checkpoint's vocabulary {shape.vocab_size}"
             raise ConfigError(f"tokenizer={config.tokenizer}: {wrong}")
