@@ -20,6 +20,11 @@ def check_resume(config: RunConfig) -> None:
     folder, found = resume_point(config.resume)
     if found is None:
         raise ConfigError(f"resume={config.resume}: {_without_checkpoint(folder)}")
+    if (found / "learner" / "latest").exists():  # DeepSpeed's own format, which version 0.1.0 wrote
+        raise ConfigError(
+            f"resume={config.resume}: {found.name} was saved by version 0.1.0, whose optimizer state is no longer read; "
+            f"begin a new run from its weights: checkpoint={found}"
+        )
     done = load_state(found).step
     unevaluated = config.evaluation.problems and not any(
         line["step"] == done and "time/evaluate_s" in line for line in read_metrics(folder)

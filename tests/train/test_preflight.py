@@ -142,6 +142,16 @@ def test_a_run_that_cannot_go_on(tmp_path):
     )
 
 
+def test_a_run_of_the_first_version_is_refused_and_its_weights_offered(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(load_config(["experiment=smoke"])))
+    done = tmp_path / "checkpoints" / "step-000001"
+    (done / "learner").mkdir(parents=True)
+    (done / "state.json").write_text(json.dumps(asdict(RunState(step=1))))
+    (done / "learner" / "latest").write_text("state")  # as DeepSpeed saved it
+    said = refusal(f"resume={tmp_path}", "steps=4")
+    assert "saved by version 0.1.0" in said and said.endswith(f"checkpoint={done}")
+
+
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(tmp_path):
     (tmp_path / "config.yaml").write_text(to_yaml(load_config(["experiment=smoke", "steps=9"])))
     checkpoints = tmp_path / "checkpoints"
