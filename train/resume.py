@@ -22,7 +22,7 @@ def check_resume(config: RunConfig) -> None:
         raise ConfigError(f"resume={config.resume}: {_without_checkpoint(folder)}")
     if (found / "learner" / "latest").exists():  # DeepSpeed's own format, which version 0.1.0 wrote
         raise ConfigError(
-            f"resume={config.resume}: {found.name} was saved by version 0.1.0, whose optimizer state is no longer read; "
+            f"resume={config.resume}: {found.name} was saved by version 0.1.0, whose optimizer state is not read now; "
             f"begin a new run from its weights: checkpoint={found}"
         )
     done = load_state(found).step
