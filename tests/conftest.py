@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.launch.cluster import two_nodes
+from tests.train.cluster.nodes import two_nodes
 
 __all__ = ["ROOT", "shared", "two_nodes"]
 
@@ -46,7 +46,7 @@ def shared() -> Path:
 
 # Most of the tests that start Ray, the longest ones: one after another in one process, beside all others in the second.
 _LONG = (
-    "tests/launch/",
+    "tests/train/cluster/",
     "tests/train/test_end_to_end",
     "tests/train/test_user_paths",
     "tests/train/test_learner",

@@ -16,8 +16,6 @@ STAIR = ["kernels", "model", "rl", "train", "launch"]
 BESIDE = ["rewards", "configs"]
 # What lies below rl/ uses of rewards/ the syntax of tool calls only: a network knows nothing of scores.
 SYNTAX = "rewards.calls"
-# The programs of train/ open the Ray they run on. These modules know nothing of training, so no circle arises.
-LENT = {"launch.ray_cluster", "launch.placement", "launch.start", "launch.cleanup"}
 
 
 def sources() -> list[Path]:
@@ -56,7 +54,7 @@ def test_imports_go_down_only(room):
     assert files
     house = {*STAIR, *BESIDE, "tests"}
     for path in files:
-        up = {name for name in imports(path) if name.split(".")[0] in house - allowed(room)} - LENT
+        up = {name for name in imports(path) if name.split(".")[0] in house - allowed(room)}
         assert not up, f"{path.relative_to(ROOT)} imports {sorted(up)}"
 
 
@@ -65,12 +63,6 @@ def test_rooms_that_know_no_scores_import_the_syntax_of_calls_at_most(room):
     for path in modules(room):
         scores = {name for name in imports(path) if name.split(".")[0] == "rewards"}
         assert all(f"{name}.".startswith(f"{SYNTAX}.") for name in scores), f"{path.relative_to(ROOT)}: {scores}"
-
-
-def test_what_is_lent_stands_on_nothing_but_configs():
-    for name in LENT:
-        own = {found for found in imports(ROOT / f"{name.replace('.', '/')}.py") if found.split(".")[0] in STAIR}
-        assert own <= LENT
 
 
 @pytest.mark.parametrize("room", ["configs", "rewards"])

@@ -17,7 +17,7 @@ def beyond_machine(config: RunConfig, model: ModelConfig, trains: bool) -> Itera
 
     Where there are GPUs these hold weights and states, and the engine looks at their memory itself.
     """
-    from lightning_cispo.launch.ray_cluster import available_cores
+    from lightning_cispo.train.cluster.session import available_cores
 
     cores, memory = available_cores(), machine_memory()
     for key, threads in (("learner.threads", config.learner.threads), ("rollout.threads", config.rollout.threads)):

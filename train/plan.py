@@ -7,12 +7,12 @@ from pathlib import Path
 
 from lightning_cispo.configs.load import to_yaml
 from lightning_cispo.configs.schema import LIGHTNING, ModelConfig, Precision, RunConfig
-from lightning_cispo.launch.ray_cluster import available_cores
 from lightning_cispo.model.describe import count_parameters, kv_bytes, state_bytes, training_bytes
 from lightning_cispo.model.sizes import routing_bytes, tail_bytes
 from lightning_cispo.rl.data.errors import DataError
 from lightning_cispo.rl.data.names import on_disk
 from lightning_cispo.rl.data.sources import open_sources
+from lightning_cispo.train.cluster.session import available_cores
 from lightning_cispo.train.folder import free_name
 from lightning_cispo.train.weights import network_config
 

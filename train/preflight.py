@@ -47,7 +47,7 @@ def preflight(config: RunConfig, trains: bool = False) -> None:
         for wrong in beyond_machine(config, shape, trains):
             raise ConfigError(wrong)
     if config.cluster.address:
-        from lightning_cispo.launch.ray_cluster import check_address
+        from lightning_cispo.train.cluster.session import check_address
 
         check_address(config.cluster.address)
     check_files(config)

@@ -18,8 +18,6 @@ from lightning_cispo.configs.errors import ConfigError
 from lightning_cispo.configs.load import load_yaml, to_yaml
 from lightning_cispo.configs.schema import OptimizerConfig, RunConfig
 from lightning_cispo.kernels.native.library import library
-from lightning_cispo.launch.cleanup import cleaned_up
-from lightning_cispo.launch.ray_cluster import ray_session
 from lightning_cispo.model import checkpoint
 from lightning_cispo.model.aside import clear_asides, write_text_aside
 from lightning_cispo.model.folders import weights_folder
@@ -35,6 +33,8 @@ from lightning_cispo.rl.summary import evaluation_metrics, verifier_error
 from lightning_cispo.rl.types import Group, Prompt
 from lightning_cispo.rl.worker import Draw
 from lightning_cispo.train.checkpoints import Checkpoints
+from lightning_cispo.train.cluster.cleanup import cleaned_up
+from lightning_cispo.train.cluster.session import ray_session
 from lightning_cispo.train.console import Console
 from lightning_cispo.train.ended import finite_or_ended
 from lightning_cispo.train.folder import free_name

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lightning_cispo.launch.ray_cluster import available_cores
+from lightning_cispo.train.cluster.session import available_cores
 from tests.benchmarks.own_step import FULL, Layout, Size, own_step
 from tests.benchmarks.timing import StepTime, table
 

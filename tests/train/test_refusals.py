@@ -90,7 +90,7 @@ def test_the_ends_of_ranges_pass(tmp_path):
 
 
 def test_a_machine_that_is_too_small(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_cispo.launch.ray_cluster.available_cores", lambda: 2)
+    monkeypatch.setattr("lightning_cispo.train.cluster.session.available_cores", lambda: 2)
     monkeypatch.setattr(check_machine, "machine_memory", lambda: 1 << 30)
     monkeypatch.setattr(check_machine, "has_gpu", lambda: False)
     assert refusal(tmp_path, "rollout.threads=9") == (

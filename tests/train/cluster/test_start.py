@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from lightning_cispo.configs.errors import ConfigError
-from lightning_cispo.launch.start import start_ray
+from lightning_cispo.train.cluster.start import start_ray
 
 LATE = Exception(
     "The current node timed out during startup. This could happen because some of the raylet failed.\nMore"

@@ -1,4 +1,4 @@
-"""A program that opens a Ray session for the tests: `python -m tests.launch.session <what to do> [address]`."""
+"""A program that opens a Ray session for the tests: `python -m tests.train.cluster.program <what to do> [address]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import ray
 
 from lightning_cispo.configs.errors import refusals
 from lightning_cispo.configs.schema import ClusterConfig
-from lightning_cispo.launch.ray_cluster import ray_session
+from lightning_cispo.train.cluster.session import ray_session
 
 
 class Actor:

@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 import psutil
 
-from lightning_cispo.configs.errors import ConfigError
+from lightning_cispo.configs.errors import ConfigError, first_line
 from lightning_cispo.configs.schema import ClusterConfig
-from lightning_cispo.launch.cleanup import cleaned_up
-from lightning_cispo.launch.placement import in_place, place
-from lightning_cispo.launch.start import start_ray
+from lightning_cispo.train.cluster.cleanup import cleaned_up
+from lightning_cispo.train.cluster.placement import in_place, place
+from lightning_cispo.train.cluster.start import start_ray
 
 # Read by Ray's processes as they start. Idle workers and usage reports cost memory and seconds and serve nothing here.
 _ENVIRONMENT = {
@@ -150,7 +150,7 @@ def _attached(address: str) -> Iterator[None]:
             if "RAY_AUTH_MODE" in os.environ
             else "; a cluster that wants a token is reached with RAY_AUTH_MODE=token"
         )
-        raise ConfigError(f"cluster.address={address}: {_first_line(error)}{hint}") from error
+        raise ConfigError(f"cluster.address={address}: {first_line(error)}{hint}") from error
     try:
         _check_actors_live(address)
         yield
@@ -200,7 +200,3 @@ def check_address(address: str, timeout_s: float = 5.0) -> None:
     except (OSError, OverflowError, grpc.FutureTimeoutError) as error:
         reason = str(error) or "what listens there is no Ray"
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there: {reason}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_cispo.configs.errors import ConfigError
-from lightning_cispo.launch.placement import cpu_share, gpu_shares
+from lightning_cispo.train.cluster.placement import cpu_share, gpu_shares
 
 
 def test_cpu_shares_halve_until_all_fit_on_single_nodes():

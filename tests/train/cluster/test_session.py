@@ -14,17 +14,17 @@ import psutil
 import pytest
 
 from lightning_cispo.configs.errors import ConfigError
-from lightning_cispo.launch.ray_cluster import available_cores, check_address
+from lightning_cispo.train.cluster.session import available_cores, check_address
 from tests.conftest import ROOT
-from tests.launch.cluster import free_ports
+from tests.train.cluster.nodes import free_ports
 
 
 def session(todo: str, *arguments: str, **variables: str) -> tuple[subprocess.CompletedProcess[str], list[dict]]:
-    """Run tests.launch.session in a process group of its own; its JSON lines."""
+    """Run tests.train.cluster.program in a process group of its own; its JSON lines."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     environment |= variables
     done = subprocess.run(
-        [sys.executable, "-m", "tests.launch.session", todo, *arguments],
+        [sys.executable, "-m", "tests.train.cluster.program", todo, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
