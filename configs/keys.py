@@ -17,7 +17,7 @@ _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "tex
 
 
 def hints(section: Any) -> dict[str, Any]:
-    """The declared types of a dataclass's fields, by name."""
+    """Return the declared types of a dataclass's fields, by name. (The cache alone would have no type for mypy.)"""
     return _hints(section)
 
 
